@@ -1,0 +1,111 @@
+"""The few places where the backends differ, each behind one small function."""
+
+import contextlib
+
+import keras
+from keras import ops
+
+
+def is_tensorflow():
+    """Whether Keras runs on TensorFlow."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def count_below(bits, threshold):
+    """How many entries of an integer tensor are below a scalar, as int32."""
+    below = bits < threshold
+    if keras.backend.backend() == "torch":
+        # A cast and a sum take six times as long there.
+        return below.count_nonzero().to(dtype=_torch().int32)
+    return ops.sum(ops.cast(below, "int32"))
+
+
+def assign_masked(variables, masks, mask_variables):
+    """Zero what is masked and remember the masks, on every replica alike.
+
+    Args:
+        variables: list of keras.Variable, the weights.
+        masks: list of bool tensors, True = kept.
+        mask_variables: list of bool keras.Variable that take `masks`.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        _tf_assign_masked(variables, masks, mask_variables)
+    elif backend == "torch":
+        with _torch().no_grad():
+            for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+                variable.value.masked_fill_(~mask, 0.0)
+                if mask is not mask_variable.value:
+                    mask_variable.assign(mask)
+    else:
+        for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+            mask_variable.assign(mask)
+            variable.assign(apply_mask(variable, mask))
+
+
+def apply_mask(value, mask):
+    """`value` where the mask is True, exact +0 elsewhere (a product would give -0)."""
+    value = ops.convert_to_tensor(value)
+    return ops.where(mask, value, ops.zeros((), dtype=value.dtype))
+
+
+def sum_over_replicas(gradients):
+    """Gradients summed over the replicas of a TensorFlow distribution strategy."""
+    if not is_tensorflow():
+        return gradients
+    import tensorflow as tf
+
+    gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return gradients
+    present = [g for g in gradients if g is not None]
+    reduced = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, present))
+    return [None if g is None else next(reduced) for g in gradients]
+
+
+def is_concrete():
+    """Whether values can be read now: not while a function or a step is traced."""
+    if not is_tensorflow():
+        return not keras.src.backend.in_stateless_scope()
+    import tensorflow as tf
+
+    return tf.executing_eagerly()
+
+
+def variable_scope(model):
+    """The scope in which variables beside the model's must be made."""
+    strategy = getattr(model, "_distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def recompile(model):
+    """Drop the model's compiled training step, which holds the optimizer it was traced with."""
+    if getattr(model, "train_function", None) is not None:
+        model.make_train_function(force=True)
+
+
+def _torch():
+    import torch
+
+    return torch
+
+
+def _tf_assign_masked(variables, masks, mask_variables):
+    # Mirrored variables take assignments in the cross-replica context only,
+    # as in Keras' own TFOptimizer.
+    import tensorflow as tf
+
+    def assign(weight, mask):
+        weight.assign(tf.where(mask, weight, tf.zeros((), weight.dtype)))
+
+    def update(strategy, masks):
+        for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+            strategy.extended.update(
+                mask_variable.value, lambda v, m: v.assign(m), args=(mask,), group=False
+            )
+            strategy.extended.update(variable.value, assign, args=(mask,), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        update, tf.distribute.get_strategy(), masks
+    )
