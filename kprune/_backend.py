@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 from keras import ops
+from keras.src.backend import in_stateless_scope
 
 
 def is_tensorflow():
@@ -20,26 +21,28 @@ def count_below(bits, threshold):
     return ops.sum(ops.cast(below, "int32"))
 
 
-def assign_masked(variables, masks, mask_variables):
+def assign_masked(variables, masks, mask_variables=()):
     """Zero what is masked and remember the masks, on every replica alike.
 
     Args:
         variables: list of keras.Variable, the weights.
         masks: list of bool tensors, True = kept.
-        mask_variables: list of bool keras.Variable that take `masks`.
+        mask_variables: list of bool keras.Variable that take `masks`; may be empty.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         _tf_assign_masked(variables, masks, mask_variables)
     elif backend == "torch":
         with _torch().no_grad():
-            for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+            for variable, mask in zip(variables, masks):
                 variable.value.masked_fill_(~mask, 0.0)
-                if mask is not mask_variable.value:
-                    mask_variable.assign(mask)
+        for mask_variable, mask in zip(mask_variables, masks):
+            if mask is not mask_variable.value:
+                mask_variable.assign(mask)
     else:
-        for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+        for mask_variable, mask in zip(mask_variables, masks):
             mask_variable.assign(mask)
+        for variable, mask in zip(variables, masks):
             variable.assign(apply_mask(variable, mask))
 
 
@@ -67,7 +70,7 @@ def sum_over_replicas(gradients):
 def is_concrete():
     """Whether values can be read now: not while a function or a step is traced."""
     if not is_tensorflow():
-        return not keras.src.backend.in_stateless_scope()
+        return not in_stateless_scope()
     import tensorflow as tf
 
     return tf.executing_eagerly()
@@ -100,12 +103,15 @@ def _tf_assign_masked(variables, masks, mask_variables):
         weight.assign(tf.where(mask, weight, tf.zeros((), weight.dtype)))
 
     def update(strategy, masks):
-        for variable, mask, mask_variable in zip(variables, masks, mask_variables):
+        for mask_variable, mask in zip(mask_variables, masks):
             strategy.extended.update(
                 mask_variable.value, lambda v, m: v.assign(m), args=(mask,), group=False
             )
+        for variable, mask in zip(variables, masks):
             strategy.extended.update(variable.value, assign, args=(mask,), group=False)
 
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        update, tf.distribute.get_strategy(), masks
-    )
+    strategy = tf.distribute.get_strategy()
+    if tf.distribute.in_cross_replica_context():
+        update(strategy, masks)
+    else:
+        tf.__internal__.distribute.interim.maybe_merge_call(update, strategy, masks)

@@ -69,15 +69,15 @@ def lowest_pruned(scores, count):
     """Return masks that are False at the `count` lowest of all the scores together.
 
     Args:
-        scores: list of float tensors, >= 0 and not NaN, of any shapes and of one dtype.
+        scores: list of float tensors, >= 0 and not NaN, of any shapes.
         count: int or int32 scalar tensor.
 
     Returns:
         List of bool tensors of the scores' shapes. Ties go by position, first
         tensor first.
     """
-    scores, dtypes = zip(*map(_as_sortable, scores))
-    integer, infinity = _BITS[dtypes[0]]
+    scores, dtype = _as_sortable(scores)
+    integer, infinity = _BITS[dtype]
     bits = [ops.reshape(ops.view(s, integer), (-1,)) for s in scores]
     below_low, low, exact = _bisect(bits, ops.cast(count, "int32"), infinity)
     threshold = ops.cast(low, integer)
@@ -129,11 +129,10 @@ def _bisect(bits, count, infinity):
     return below_low, low, exact
 
 
-
 def _as_sortable(scores):
-    """The scores in a type whose bits `_BITS` knows, and that type's name."""
-    dtype = keras.backend.standardize_dtype(scores.dtype)
+    """The scores in one type whose bits `_BITS` knows, and that type's name."""
+    dtypes = {keras.backend.standardize_dtype(s.dtype) for s in scores}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
     if dtype not in _BITS:
         dtype = "float32"
-        scores = ops.cast(scores, dtype)
-    return scores, dtype
+    return [ops.cast(s, dtype) for s in scores], dtype

@@ -1,0 +1,330 @@
+"""Which variables of a model are prunable, and what is asked of each one."""
+
+import dataclasses
+import fnmatch
+import math
+import string
+
+import keras
+from keras import ops
+
+from kprune.allocation import Allocation, Uniform, check_allocation
+from kprune.criteria import Criterion, Magnitude
+from kprune.patterns import INPUT_OUTPUT, NM, Pattern, Unstructured, check_pattern
+from kprune.schedules import PruningSchedule, check_schedule, check_sparsity
+
+# What Keras calls the weights that its layers multiply inputs with.
+_KERNELS = frozenset(
+    ["kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings"]
+    + ["reverse_embeddings"]
+)
+_NEVER = frozenset(["bias", "gamma", "beta", "alpha", "scale", "offset", "moving_mean"])
+_NEVER |= {"moving_variance", "bias_hh"}
+# Layers that store their output channels (an Embedding: its tokens) before the axis that
+# TFLite stores last.
+_OUTPUT_FIRST = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Embedding,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weight:
+    """One variable of a model, as pruning sees it.
+
+    Attributes:
+        variable: the `keras.Variable`.
+        layer: the layer that owns it; None when only the variable is known.
+        name: its path, such as "encoder/dense/kernel".
+        reason: why it is not prunable; None when it is.
+        axes: (input-channel axis, output-channel axis) of the variable.
+        parents: the layers around `layer` and itself, outermost first.
+    """
+
+    variable: keras.Variable
+    layer: keras.Layer | None
+    name: str
+    reason: str | None = None
+    axes: tuple[int, int] = INPUT_OUTPUT
+    parents: tuple[keras.Layer, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What is asked of some layers: how sparse, when, and how."""
+
+    schedule: PruningSchedule | None = None
+    sparsity: float | None = None
+    criterion: Criterion = dataclasses.field(default_factory=Magnitude)
+    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    allocation: Allocation = dataclasses.field(default_factory=Uniform)
+
+    @property
+    def final_sparsity(self):
+        """The sparsity this setting ends at; None if its schedule does not say."""
+        return self.sparsity if self.schedule is None else self.schedule.final_sparsity
+
+    def check(self):
+        """Return the setting if its parts are sound, else raise."""
+        if self.schedule is not None:
+            check_schedule(self.schedule)
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
+        if not isinstance(self.criterion, Criterion):
+            raise TypeError(
+                "`criterion` must be a kprune criterion: Magnitude(), Taylor(), Random(). "
+                f"Received: {self.criterion!r}"
+            )
+        check_pattern(self.pattern)
+        check_allocation(self.allocation)
+        if isinstance(self.pattern, NM) and self.final_sparsity is not None:
+            self.pattern.check_sparsity(self.final_sparsity)
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """The weights that share one setting."""
+
+    setting: Setting
+    weights: tuple[Weight, ...]
+
+
+def weights(model):
+    """Return every variable of the model's layers, each once, as `Weight`s.
+
+    Args:
+        model: a built `keras.Layer` or `keras.Model`.
+    """
+    found, seen = [], set()
+
+    def visit(layer, parents):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        for variable in layer._trainable_variables + layer._non_trainable_variables:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                found.append(_weight(variable, layer, parents))
+        for child in layer._layers:
+            visit(child, (*parents, child))
+
+    visit(model, () if isinstance(model, keras.Model) else (model,))
+    return found
+
+
+def variable_weights(variables):
+    """Return `Weight`s for variables whose layers are not known; their names decide."""
+    return [_weight(variable, None, ()) for variable in variables]
+
+
+def check_model(model):
+    """Raise unless `model` is a built Keras 3 model."""
+    kind = type(model)
+    ancestry = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    if not isinstance(model, keras.Layer):
+        hint = ""
+        if "tf_keras" in ancestry or ("tensorflow" in ancestry and "keras" not in ancestry):
+            hint = (
+                " This is a tf_keras (Keras 2) model: prune it with "
+                "tensorflow_model_optimization, or build it with Keras 3 (`import keras`)."
+            )
+        raise TypeError(f"Expected a Keras 3 model.{hint} Received: {model!r} (of type {kind})")
+    if not is_built(model):
+        raise ValueError(
+            f"The model {model.name!r} is not built, so it has no weights yet. Call it on a "
+            "batch of data, or `model.build(input_shape)`, first."
+        )
+
+
+def is_built(model):
+    """Whether the model and all layers in it have their weights."""
+    return all(layer.built for layer in model._flatten_layers())
+
+
+def group(found, default, layers=None):
+    """Say for each prunable weight which setting is asked of it.
+
+    Args:
+        found: list of `Weight`s.
+        default: the `Setting` of what `layers` does not name otherwise; None for none.
+        layers: None, for all; or one or several of: a layer's name (with `*` and `?` as
+            wildcards) or the path of a layer, a layer, a layer class, a predicate
+            `layer -> bool`; or a dict from those to None (leave dense), a sparsity, a
+            schedule, a pattern, or a dict of `Pruning`'s arguments. The first entry that
+            matches decides. Naming a layer names all layers inside it.
+
+    Returns:
+        List of `Group`s.
+
+    Raises:
+        ValueError: nothing to prune, or an entry of `layers` that matches nothing.
+    """
+    prunable = [w for w in found if w.reason is None]
+    if not prunable:
+        raise ValueError(
+            "This model has no weight that can be pruned: "
+            + ("; ".join(f"{w.name}: {w.reason}" for w in found[:10]) or "it has no weights")
+            + "."
+        )
+    rules = _rules(layers, default)
+    matched = [False] * len(rules)
+    members = {}
+    for weight in prunable:
+        setting = default if not rules or isinstance(layers, dict) else None
+        for i, (selector, rule_setting) in enumerate(rules):
+            if _matches(selector, weight):
+                matched[i] = True
+                setting = rule_setting
+                break
+        if setting is not None:
+            members.setdefault(id(setting), (setting, []))[1].append(weight)
+    _check_all_matched(rules, matched, prunable)
+    groups = [Group(setting.check(), tuple(members)) for setting, members in members.values()]
+    if not groups:
+        raise ValueError(f"`layers` leaves nothing to prune. Received: layers={layers!r}")
+    for g in groups:
+        for weight in g.weights:
+            g.setting.pattern.check(tuple(weight.variable.shape), weight.axes, weight.name)
+    return groups
+
+
+def count_zeros(found):
+    """Return how many entries of the `Weight`s are zero, now."""
+    values = (ops.convert_to_tensor(weight.variable) for weight in found)
+    return sum(int(ops.sum(ops.cast(value == 0, "int32"))) for value in values)
+
+
+def sparsity(found):
+    """Return the share of zeros in the `Weight`s, now."""
+    return count_zeros(found) / sum(math.prod(weight.variable.shape) for weight in found)
+
+
+def _weight(variable, layer, parents):
+    name = getattr(variable, "path", variable.name)
+    return Weight(
+        variable, layer, name, _reason(variable, layer), _axes(variable, layer), tuple(parents)
+    )
+
+
+def _reason(variable, layer):
+    name = variable.name
+    custom = getattr(layer, "get_prunable_weights", None)
+    if custom is not None:
+        if not any(variable is v for v in custom()):
+            return f"{type(layer).__name__}.get_prunable_weights() does not name it"
+    elif len(variable.shape) < 2:
+        return "rank below 2: a bias, scale or statistic"
+    elif name in _NEVER:
+        return f"{name}: never pruned"
+    elif layer is not None and _is_builtin(layer) and name not in _KERNELS:
+        return f"{name} of {type(layer).__name__} is not a kernel"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return f"{variable.dtype}, not a float type"
+    if not variable.trainable:
+        return "not trainable"
+    return None
+
+
+def _is_builtin(layer):
+    return type(layer).__module__.split(".")[0] == "keras"
+
+
+def _axes(variable, layer):
+    if isinstance(layer, _OUTPUT_FIRST):
+        return (-1, -2)
+    if isinstance(layer, keras.layers.EinsumDense):
+        return _einsum_axes(layer.equation, len(variable.shape))
+    return INPUT_OUTPUT
+
+
+def _einsum_axes(equation, rank):
+    inputs, output = equation.replace(" ", "").split("->")
+    kernel = [letter for letter in inputs.split(",")[1] if letter in string.ascii_letters]
+    if len(kernel) != rank:
+        return INPUT_OUTPUT
+    summed = [i - rank for i, letter in enumerate(kernel) if letter not in output]
+    others = [i - rank for i, letter in enumerate(kernel) if letter in output]
+    return (summed[-1], others[-1]) if summed and others else INPUT_OUTPUT
+
+
+def _rules(layers, default):
+    if layers is None:
+        return []
+    if isinstance(layers, dict):
+        return [(_check_selector(s), _setting(value, default)) for s, value in layers.items()]
+    if isinstance(layers, (list, tuple, set, frozenset)):
+        selectors = list(layers)
+    else:
+        selectors = [layers]
+    if default is None:
+        raise ValueError("Give a sparsity or a schedule for the layers that `layers` names.")
+    return [(_check_selector(selector), default) for selector in selectors]
+
+
+def _check_selector(selector):
+    if isinstance(selector, (str, keras.Layer)) or callable(selector):
+        return selector
+    raise TypeError(
+        "`layers` takes layer names, layers, layer classes and predicates, a list of them, or "
+        f"a dict from them to settings. Received: {selector!r} (of type {type(selector)})"
+    )
+
+
+def _setting(value, default):
+    base = default or Setting()
+    if value is None:
+        return None
+    if isinstance(value, Setting):
+        return value
+    if isinstance(value, PruningSchedule):
+        return dataclasses.replace(base, schedule=value, sparsity=None)
+    if isinstance(value, Pattern):
+        return _needs_sparsity(dataclasses.replace(base, pattern=value), value)
+    if isinstance(value, dict):
+        known = {field.name for field in dataclasses.fields(Setting)}
+        unknown = set(value) - known
+        if unknown:
+            raise ValueError(
+                f"Unknown settings in `layers`: {sorted(unknown)}; known are {sorted(known)}."
+            )
+        reset = {"schedule": None} if "sparsity" in value else {}
+        reset |= {"sparsity": None} if "schedule" in value else {}
+        return _needs_sparsity(dataclasses.replace(base, **(reset | value)), value)
+    return dataclasses.replace(base, sparsity=check_sparsity(value), schedule=None)
+
+
+def _needs_sparsity(setting, value):
+    if setting.schedule is None and setting.sparsity is None:
+        raise ValueError(f"No sparsity is given for the layers set to {value!r} in `layers`.")
+    return setting
+
+
+def _matches(selector, weight):
+    if isinstance(selector, str):
+        paths = [layer.path for layer in weight.parents]
+        names = [layer.name for layer in weight.parents]
+        if not weight.parents:
+            paths = [weight.name, weight.name.rpartition("/")[0]]
+        return any(fnmatch.fnmatchcase(name, selector) for name in names + paths)
+    if isinstance(selector, type):
+        return any(isinstance(layer, selector) for layer in weight.parents)
+    if isinstance(selector, keras.Layer):
+        return any(layer is selector for layer in weight.parents)
+    # A predicate sees layers as the user put them into the model: an LSTM, not its
+    # cell; the layers of a nested model, not the model.
+    shown = [layer for layer in weight.parents if not isinstance(layer, keras.Model)]
+    return bool(shown) and bool(selector(shown[0]))
+
+
+def _check_all_matched(rules, matched, prunable):
+    unmatched = [selector for (selector, _), hit in zip(rules, matched) if not hit]
+    # An entry of a dict may be there in vain only if an earlier one took its layers.
+    unmatched = [s for s in unmatched if not any(_matches(s, w) for w in prunable)]
+    if unmatched:
+        names = list(dict.fromkeys(w.parents[-1].name if w.parents else w.name for w in prunable))
+        raise ValueError(
+            f"`layers` matches nothing prunable with {unmatched}. Prunable layers: {names}"
+        )
