@@ -40,7 +40,8 @@ class Pruning(keras.callbacks.Callback):
     ```
 
     ```python
-    kprune.Pruning(0.8, layers={"head": None, keras.layers.Dense: kprune.Block((4, 1)), "conv1": 0.5})
+    layers = {"head": None, keras.layers.Dense: kprune.Block((4, 1)), "conv1": 0.5}
+    model.fit(x, y, callbacks=[kprune.Pruning(0.8, layers=layers)])
     ```
 
     Args:

@@ -14,12 +14,10 @@ from kprune.patterns import INPUT_OUTPUT, NM, Pattern, Unstructured, check_patte
 from kprune.schedules import PruningSchedule, check_schedule, check_sparsity
 
 # What Keras calls the weights that its layers multiply inputs with.
-_KERNELS = frozenset(
-    ["kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings"]
-    + ["reverse_embeddings"]
-)
-_NEVER = frozenset(["bias", "gamma", "beta", "alpha", "scale", "offset", "moving_mean"])
-_NEVER |= {"moving_variance", "bias_hh"}
+_KERNELS = {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel"}
+_KERNELS |= {"embeddings", "reverse_embeddings"}
+_NEVER = {"bias", "bias_hh", "gamma", "beta", "alpha", "scale", "offset"}
+_NEVER |= {"moving_mean", "moving_variance"}
 # Layers that store their output channels (an Embedding: its tokens) before the axis that
 # TFLite stores last.
 _OUTPUT_FIRST = (
