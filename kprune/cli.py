@@ -1,0 +1,83 @@
+"""The `kprune` command: benchmark, sparsity, flops, demo."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Pruning for Keras 3: smaller and faster files, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write everything as JSON here.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples a run.")]
+FreeDim = Annotated[
+    int | None,
+    typer.Option(min=1, help="Size of the dimensions that the model leaves free (not the batch)."),
+]
+KerasFile = Annotated[Path, typer.Argument(help="A .keras file.")]
+
+
+@contextlib.contextmanager
+def plain_errors():
+    """Turn the errors that bad input causes into one line on standard error and exit status 1."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _finish(report, json):
+    from kprune.report.files import write_json
+
+    Console().print(report)
+    if json:
+        write_json(json, report.to_dict())
+
+
+@app.command()
+def benchmark(
+    files: Annotated[list[Path], typer.Argument(help=".keras, .tflite and .onnx files.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads each runtime may use.")] = 1,
+    batch_size: BatchSize = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Visits to every file.")] = 30,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before the first round.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the inputs and of the order of visits.")] = 0,
+    free_dim: FreeDim = None,
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
+):
+    """Measure latency and size of model files side by side, each in its real runtime."""
+    with plain_errors():
+        import kprune.measure
+
+        report = kprune.measure.benchmark(
+            files, threads, batch_size, rounds, warmup, seed, free_dim
+        )
+        _finish(report, json)
+        if plot:
+            report.plot(plot)
+
+
+@app.command()
+def sparsity(file: KerasFile, json: Json = None):
+    """Show what is zero in a model, layer by layer, and what can be pruned."""
+    with plain_errors():
+        import kprune.measure
+
+        _finish(kprune.measure.sparsity(file), json)
+
+
+@app.command()
+def flops(file: KerasFile, batch_size: BatchSize = 1, free_dim: FreeDim = None, json: Json = None):
+    """Count the floating-point operations of one run, layer by layer."""
+    with plain_errors():
+        import kprune.measure
+
+        _finish(kprune.measure.flops(file, batch_size, free_dim), json)

@@ -1,0 +1,358 @@
+"""Latency of files in their real runtimes, measured side by side."""
+
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+from rich.console import Console
+from rich.progress import Progress
+
+from kprune.export.signature import describe
+from kprune.measure import worker
+from kprune.measure.flops import flops
+from kprune.measure.models import load_keras
+from kprune.measure.size import size
+from kprune.report import plots, tables
+from kprune.report.tables import Printable
+
+# A visit to a file runs it for about this long, so that short latencies are not all clock noise.
+_VISIT_SECONDS = 0.02
+_MAX_RUNS_A_VISIT = 200
+
+
+@dataclass
+class FileBenchmark:
+    """What was measured of one file. Times in seconds, of one run on one batch.
+
+    `speedup` is the first file's latency divided by this file's, the median over rounds; above 1
+    is faster. `flops`, `parameters` and `nonzeros` are None where they cannot be known.
+    """
+
+    path: str
+    runtime: str
+    median: float
+    p10: float
+    p90: float
+    speedup: float
+    bytes: int
+    gzipped: int
+    parameters: int | None
+    nonzeros: int | None
+    flops: int | None
+
+
+@dataclass(repr=False)
+class BenchmarkReport(Printable):
+    """What `benchmark` measured; prints as a table.
+
+    Attributes:
+        rows: a `FileBenchmark` for each file, in the order given.
+        threads, batch_size, rounds, warmup, seed: as asked for.
+        machine: processor, operating system and the runtimes' versions.
+    """
+
+    rows: list[FileBenchmark]
+    threads: int
+    batch_size: int
+    rounds: int
+    warmup: int
+    seed: int
+    machine: dict
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def to_dict(self):
+        """Return everything as plain data, ready for JSON."""
+        return asdict(self)
+
+    def __rich__(self):
+        first = Path(self.rows[0].path).name
+        rows = [
+            (
+                Path(row.path).name,
+                row.runtime,
+                tables.milliseconds(row.median),
+                tables.milliseconds(row.p10),
+                tables.milliseconds(row.p90),
+                tables.ratio(row.speedup),
+                tables.size(row.bytes),
+                tables.size(row.gzipped),
+                tables.count(row.parameters),
+                tables.count(row.nonzeros),
+                tables.scaled(row.flops),
+            )
+            for row in self.rows
+        ]
+        return tables.table(
+            [
+                "file",
+                "runtime",
+                ">median",
+                ">p10",
+                ">p90",
+                ">speed",
+                ">size",
+                ">gzipped",
+                ">parameters",
+                ">non-zero",
+                ">FLOPs",
+            ],
+            rows,
+            title=f"{self.threads} thread(s), batch {self.batch_size}, {self.rounds} rounds",
+            notes=[
+                f"speed: latency of {first} / this file's, the median over interleaved rounds; "
+                "above 1 is faster."
+            ],
+        )
+
+    def plot(self, path):
+        """Draw latency and sizes as bars into a `.png`, `.svg` or `.pdf` file.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        rows = self.rows
+        spread = ([1000 * row.p10 for row in rows], [1000 * row.p90 for row in rows])
+        plots.bars(
+            path,
+            [f"{Path(row.path).name}\n{row.runtime}" for row in rows],
+            [
+                ("latency, ms (p10 to p90)", [1000 * row.median for row in rows], spread),
+                ("size, MB", [row.bytes / 1e6 for row in rows]),
+                ("gzipped, MB", [row.gzipped / 1e6 for row in rows]),
+            ],
+            title=f"{self.threads} thread(s), batch {self.batch_size}",
+        )
+
+
+def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free_dim=None):
+    """Measure latency and size of model files, each in its real runtime on the CPU.
+
+    `.keras` runs in Keras (compiled `predict_on_batch`, on the backend in use), `.tflite` in
+    LiteRT, `.onnx` in ONNX Runtime, each in a process of its own. In every round every file is
+    visited once, in a new random order; a visit is one run that is not counted and then as many
+    as fit into about 20 ms. So a machine that slows down for a while slows all files alike, and
+    it is the ratios, taken round by round, that can be trusted. A run takes its inputs from NumPy
+    arrays and gives its outputs back as such.
+
+    Example:
+
+    >>> report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
+    >>> report.rows[1].speedup
+
+    Args:
+        files: paths of `.keras`, `.tflite` and `.onnx` files, in any mix; speed is relative to
+            the first.
+        threads: int, how many threads each runtime may use.
+        batch_size: int, examples a run.
+        rounds: int, how many times every file is visited.
+        warmup: int, runs of each file before the first round.
+        seed: int, for the inputs (normal noise; zeros and ones where ids are expected; the whole
+            range where the input is quantized) and for the order of visits.
+        free_dim: int, the size to use for dimensions other than the batch that a file leaves free.
+
+    Returns:
+        A `BenchmarkReport`.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file of another kind, one that its runtime cannot load or run, or a file
+            with a fixed batch other than `batch_size`. The message names the file.
+        ImportError: a runtime is not installed.
+    """
+    files = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    _validate(files, threads, batch_size, rounds, warmup, free_dim)
+    order = random.Random(seed)
+    with ExitStack() as stack:
+        stderr = Console(stderr=True)
+        progress = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
+        stack.enter_context(progress)
+        task = progress.add_task("Loading", total=len(files) + rounds)
+        runners, rows = [], []
+        for file in files:
+            progress.update(task, description=f"Loading {file.name}")
+            facts, inputs = _facts(file, batch_size, free_dim)
+            config = {
+                "path": str(file),
+                "threads": threads,
+                "batch_size": batch_size,
+                "free_dim": free_dim,
+                "seed": seed,
+                "inputs": inputs,
+            }
+            runners.append(stack.enter_context(_Runner(file, config)))
+            rows.append(facts)
+            progress.advance(task)
+        progress.update(task, description="Measuring")
+        runs = [runner.calibrate(warmup) for runner in runners]
+        times = [[] for _ in files]
+        medians = [[] for _ in files]
+        for _ in range(rounds):
+            for i in order.sample(range(len(files)), len(files)):
+                visit = runners[i].run(1 + runs[i])[1:]
+                times[i] += visit
+                medians[i].append(statistics.median(visit))
+            progress.advance(task)
+    measured = []
+    for i, (runner, facts) in enumerate(zip(runners, rows)):
+        p10, p90 = _percentiles(times[i])
+        ratios = [first / this for first, this in zip(medians[0], medians[i])]
+        measured.append(
+            FileBenchmark(
+                path=str(runner.path),
+                runtime=runner.runtime,
+                median=statistics.median(times[i]),
+                p10=p10,
+                p90=p90,
+                speedup=statistics.median(ratios),
+                **facts,
+            )
+        )
+    versions = {runner.runtime: runner.version for runner in runners}
+    return BenchmarkReport(
+        measured, threads, batch_size, rounds, warmup, seed, _machine() | {"runtimes": versions}
+    )
+
+
+def _validate(files, threads, batch_size, rounds, warmup, free_dim):
+    if not files:
+        raise ValueError("Expected at least one file to measure. Received none.")
+    numbers = {"threads": threads, "batch_size": batch_size, "rounds": rounds}
+    if free_dim is not None:
+        numbers["free_dim"] = free_dim
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"`warmup` must be an int of at least 0. Received: warmup={warmup!r}")
+    for file in files:
+        if file.suffix not in worker.LOADERS:
+            kinds = ", ".join(worker.LOADERS)
+            raise ValueError(f"Can measure {kinds} files. Received: {file}")
+        if not file.is_file():
+            raise FileNotFoundError(f"No such file: {file}")
+
+
+def _facts(file, batch_size, free_dim):
+    """Return what is known of a file without running it, and for `.keras` its inputs' shapes."""
+    if file.suffix != ".keras":
+        return _figures(size(file)) | {"flops": None}, None
+    model = load_keras(file)
+    facts = _figures(size(file, model=model))
+    try:
+        arguments = describe(model).arguments
+        facts["flops"] = flops(model, batch_size, free_dim).total
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if len(arguments) > 1:
+        raise ValueError(
+            f"{file}: its model takes its inputs as several arguments, which `predict` cannot "
+            "pass. Measure its .tflite or .onnx export instead."
+        )
+    return facts, keras.tree.map_structure(asdict, arguments[0])
+
+
+def _figures(file_size):
+    return {key: value for key, value in asdict(file_size).items() if key != "path"}
+
+
+def _percentiles(times):
+    if len(times) < 2:
+        return times[0], times[0]
+    deciles = statistics.quantiles(times, n=10, method="inclusive")
+    return deciles[0], deciles[-1]
+
+
+def _machine():
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+class _Runner:
+    """The process that runs one file."""
+
+    def __init__(self, path, config):
+        self.path, self.config = path, config
+
+    def __enter__(self):
+        threads = str(self.config["threads"])
+        settings = {
+            "KERAS_BACKEND": keras.backend.backend(),
+            "CUDA_VISIBLE_DEVICES": "",
+            "JAX_PLATFORMS": "cpu",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": "1",
+            "OMP_NUM_THREADS": threads,
+        }
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", worker.__file__, json.dumps(self.config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=os.environ | settings,
+        )
+        try:
+            answer = self._answer()
+            if "missing" in answer:
+                raise ImportError(
+                    f"{self.path} needs {answer['missing']} to run. "
+                    'Install it with: pip install "kprune[export]"'
+                )
+            if "error" in answer:
+                raise ValueError(f"{self.path} could not be run: {answer['error']}")
+        except BaseException:
+            self.__exit__()
+            raise
+        self.runtime, self.version = answer["runtime"], answer["version"]
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+    def run(self, times):
+        """Run the file this many times; returns the seconds each took."""
+        self.process.stdin.write(f"{times}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def calibrate(self, warmup):
+        """Warm up, and return how many runs a visit shall have."""
+        latency = statistics.median(self.run(warmup + 3)[-3:])
+        return max(1, min(_MAX_RUNS_A_VISIT, round(_VISIT_SECONDS / latency)))
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self.process.wait()
+        self.errors.seek(0)
+        last = self.errors.read().strip().rsplit("\n", 1)[-1]
+        raise ValueError(
+            f"{self.path} took its runtime down (exit status {code}): the file is damaged, or "
+            f"asks for more than this machine has. {last}".strip()
+        )

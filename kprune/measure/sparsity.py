@@ -1,0 +1,163 @@
+"""What is zero in a model, and what pruning would and would not touch."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from kprune.measure.models import as_model, to_numpy
+from kprune.optimizer import PruningOptimizer
+from kprune.report import tables
+from kprune.report.tables import Printable
+from kprune.selection import weights
+
+
+@dataclass
+class WeightSparsity:
+    """One weight of a model.
+
+    `reason` says why the weight is never pruned, and is None for a prunable one. `target` is the
+    final sparsity that the model's `PruningOptimizer` prunes it to; None where it does not.
+    """
+
+    name: str
+    layer: str
+    type: str
+    shape: tuple
+    size: int
+    zeros: int
+    reason: str | None
+    target: float | None = None
+
+    @property
+    def prunable(self):
+        """Whether pruning may set zeros in this weight."""
+        return self.reason is None
+
+    @property
+    def sparsity(self):
+        """Zeros divided by size, in [0, 1]."""
+        return self.zeros / self.size if self.size else 0.0
+
+    def to_dict(self):
+        """Return the fields and what follows from them as plain data."""
+        return asdict(self) | {"prunable": self.prunable, "sparsity": self.sparsity}
+
+
+@dataclass(repr=False)
+class SparsityReport(Printable):
+    """What `sparsity` found; prints as a table.
+
+    Attributes:
+        model: the model's name.
+        rows: a `WeightSparsity` for every weight, in the model's order.
+        pruning: whether the model is being pruned: it has a `PruningOptimizer` with masks.
+    """
+
+    model: str
+    rows: list[WeightSparsity]
+    pruning: bool = False
+
+    @property
+    def sparsity(self):
+        """Zeros divided by size over all prunable weights: the figure that pruning sets."""
+        return _overall([row for row in self.rows if row.prunable])
+
+    @property
+    def model_sparsity(self):
+        """Zeros divided by size over all weights, biases and statistics included."""
+        return _overall(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def to_dict(self):
+        """Return everything as plain data, ready for JSON."""
+        return {
+            "model": self.model,
+            "pruning": self.pruning,
+            "sparsity": self.sparsity,
+            "model_sparsity": self.model_sparsity,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def __rich__(self):
+        rows = [
+            (
+                row.name,
+                row.type,
+                tables.shape(row.shape),
+                tables.count(row.size),
+                tables.count(row.zeros),
+                tables.percent(row.sparsity),
+                self._prunable(row),
+            )
+            for row in self.rows
+        ]
+        size = tables.count(sum(row.size for row in self.rows))
+        zeros = tables.count(sum(row.zeros for row in self.rows))
+        return tables.table(
+            ["weight", "class", "shape", ">size", ">zeros", ">sparsity", "prunable"],
+            rows,
+            title=f"Sparsity of {self.model}: {tables.percent(self.sparsity)} of its prunable "
+            "weights are zero",
+            total=("all", "", "", size, zeros, tables.percent(self.model_sparsity), ""),
+        )
+
+    def _prunable(self, row):
+        if not row.prunable:
+            return f"no: {row.reason}"
+        if not self.pruning:
+            return "yes"
+        return "yes, left dense" if row.target is None else f"yes, to {tables.percent(row.target)}"
+
+
+def _overall(rows):
+    size = sum(row.size for row in rows)
+    return sum(row.zeros for row in rows) / size if size else 0.0
+
+
+def sparsity(model):
+    """Count the zeros in each weight of a model, and say what can be pruned and what not, and why.
+
+    Example:
+
+    >>> report = kprune.sparsity(model)
+    >>> print(report)
+    >>> report.sparsity, [row.name for row in report if row.prunable]
+
+    Args:
+        model: a built Keras model, before, during or after pruning, or the path of a `.keras`
+            file.
+
+    Returns:
+        A `SparsityReport`.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: the model is not built, or the file cannot be loaded.
+        FileNotFoundError: there is no such file.
+    """
+    model = as_model(model)
+    optimizer = getattr(model, "optimizer", None)
+    groups = optimizer.groups if isinstance(optimizer, PruningOptimizer) else []
+    targets = {
+        id(weight.variable): group.setting.final_sparsity
+        for group in groups
+        for weight in group.weights
+    }
+    rows = [_row(weight, targets.get(id(weight.variable))) for weight in weights(model)]
+    return SparsityReport(model.name, rows, pruning=bool(targets))
+
+
+def _row(weight, target):
+    array = to_numpy(weight.variable)
+    return WeightSparsity(
+        name=weight.name,
+        layer=weight.layer.name,
+        type=type(weight.layer).__name__,
+        shape=tuple(array.shape),
+        size=array.size,
+        zeros=array.size - int(np.count_nonzero(array)),
+        reason=weight.reason,
+        target=target,
+    )

@@ -1,0 +1,70 @@
+"""Bar charts of what was measured, by matplotlib."""
+
+from pathlib import Path
+
+from kprune.export.files import destination, replacing
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def bars(path, labels, panels, *, title=None):
+    """Draw one panel of horizontal bars for each quantity, side by side, into an image file.
+
+    Example:
+
+    >>> bars("out.png", ["dense", "pruned"], [("latency, ms", [1.9, 0.6]), ("MB", [2.1, 0.3])])
+
+    Args:
+        path: where to write; `.png`, `.svg` or `.pdf`.
+        labels: what each bar stands for, top to bottom.
+        panels: (title, values) or (title, values, (lows, highs)) for each panel: the values in
+            the unit the title names, one for each label, `None` where there is none; lows and
+            highs are the ends of the error bars.
+        title: shown above all panels.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: the path has no suffix known.
+        OSError: the folder does not exist or cannot be written to.
+    """
+    suffix = Path(path).suffix
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"A plot is written as {', '.join(_SUFFIXES)}. Received: {path}")
+    path = destination(path, suffix)
+    figure = _figure(width=3.2 * len(panels) + 2.2, height=1.3 + 0.42 * len(labels))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    positions = range(len(labels))
+    for axis, (heading, values, *spread) in zip(axes, panels, strict=True):
+        known = [(i, v) for i, v in enumerate(values) if v is not None]
+        errors = None
+        if spread:
+            lows, highs = spread[0]
+            errors = [[v - lows[i] for i, v in known], [highs[i] - v for i, v in known]]
+        bar = axis.barh(
+            [i for i, _ in known],
+            [v for _, v in known],
+            xerr=errors,
+            color=[f"C{i % 10}" for i, _ in known],
+            error_kw={"elinewidth": 1, "alpha": 0.5},
+        )
+        axis.bar_label(bar, labels=[f"{v:.3g}" for _, v in known], padding=4, fontsize=8)
+        axis.set_title(heading, fontsize=10)
+        axis.margins(x=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(positions, labels)
+    axes[0].invert_yaxis()
+    if title:
+        figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight")
+
+
+def _figure(width, height):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            'Plots need matplotlib. Install it with: pip install "kprune[report]"'
+        ) from error
+    # Figure, not pyplot: no window system, no global state, nothing to close.
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,108 @@
+"""Tables in the terminal, and the one way each kind of figure is written in them."""
+
+import io
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+MISSING = "-"
+
+
+def count(value):
+    """Write a whole number with thousands separators: `1,234,567`."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def percent(fraction):
+    """Write a fraction as a percentage with two decimals, never rounding up to 100%."""
+    if fraction is None:
+        return MISSING
+    shown = f"{100 * fraction:.2f}%"
+    return ">99.99%" if shown == "100.00%" and fraction < 1 else shown
+
+
+def size(n):
+    """Write a number of bytes in decimal units, as file managers do: `2.70 MB`."""
+    if n is None:
+        return MISSING
+    if n < 1000:
+        return f"{n} B"
+    value = float(n)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.5 or unit == "TB":
+            return f"{_three_digits(value)} {unit}"
+
+
+def scaled(n, unit=""):
+    """Write a large number with an SI prefix: `300.8 M`, `7.75 G`."""
+    if n is None:
+        return MISSING
+    value, prefix = float(n), ""
+    for larger in ("k", "M", "G", "T", "P"):
+        if value < 999.5:
+            break
+        value, prefix = value / 1000, larger
+    number = f"{n:,}" if not prefix else _three_digits(value)
+    return f"{number} {prefix}{unit}".rstrip()
+
+
+def milliseconds(seconds):
+    """Write a time given in seconds as milliseconds: `0.362 ms`."""
+    return MISSING if seconds is None else f"{_three_digits(1000 * seconds)} ms"
+
+
+def ratio(value):
+    """Write a ratio: `3.10x`."""
+    return MISSING if value is None else f"{value:.2f}x"
+
+
+def shape(dims):
+    """Write a shape as Keras does, `(None, 28, 28, 1)`."""
+    return MISSING if dims is None else str(tuple(dims))
+
+
+def _three_digits(value):
+    return f"{value:.3f}" if value < 0.9995 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def table(columns, rows, *, title, notes=(), total=None):
+    """Build a rich renderable: a title, a table, and notes below it.
+
+    Args:
+        columns: names; one that starts with ">" is right-aligned (figures are).
+        rows: sequences of strings, one for each column.
+        title: the line above.
+        notes: lines below: what the figures mean, and what they do not.
+        total: a last row, set off from the others.
+    """
+    body = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        figure = column.startswith(">")
+        body.add_column(
+            column.removeprefix(">"),
+            justify="right" if figure else "left",
+            no_wrap=figure,
+            overflow="fold",
+        )
+    # Names and messages may hold square brackets: as `Text` rich does not read them as markup.
+    for row in rows:
+        body.add_row(*map(Text, row))
+    if total is not None:
+        body.add_section()
+        body.add_row(*map(Text, total), style="bold")
+    return Group(Text(title, style="bold"), body, *(Text(note, style="dim") for note in notes))
+
+
+class Printable:
+    """Gives a report with `__rich__` a plain-text `str` and `repr`: the same table, unstyled."""
+
+    def __str__(self):
+        console = Console(file=io.StringIO(), width=10_000, color_system=None, force_jupyter=False)
+        console.print(self)
+        lines = console.file.getvalue().splitlines()
+        return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+    __repr__ = __str__
