@@ -1,0 +1,8 @@
+"""Files that ran in their real runtime before you got them: TFLite and ONNX."""
+
+from kprune.export.errors import ExportError, VerificationError
+from kprune.export.onnx import export_onnx
+from kprune.export.report import ExportReport
+from kprune.export.tflite import export_tflite
+
+__all__ = ["ExportError", "ExportReport", "VerificationError", "export_onnx", "export_tflite"]

@@ -1,0 +1,62 @@
+"""What is asked of a model and of the machine before an export begins."""
+
+import importlib.util
+
+import keras
+
+PACKAGES = {
+    "tflite": ["tensorflow", "ai_edge_litert"],
+    "onnx": ["tensorflow", "tf2onnx", "onnx", "onnxruntime"],
+}
+
+
+def require_packages(format):
+    """Raise ImportError, naming the extra to install, when a package is missing."""
+    needed = list(PACKAGES[format])
+    if keras.backend.backend() != "tensorflow":
+        needed.append("cloudpickle")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"Exporting to {format} needs {', '.join(missing)}, not installed here: "
+            'pip install "kprune[export]"'
+        )
+
+
+def require_exportable(model):
+    """Refuse what is not a plain, built Keras 3 model, saying what to do.
+
+    Raises:
+        TypeError: not a Keras 3 model.
+        ValueError: not built, or still carrying pruning machinery.
+    """
+    from kprune.strip import find_pruning
+
+    if any(cls.__module__.partition(".")[0] == "tf_keras" for cls in type(model).__mro__):
+        raise TypeError(
+            "This is a tf_keras (Keras 2) model, and kprune exports Keras 3 models: build it with "
+            "`keras` and copy its weights, `new.set_weights(old.get_weights())`. "
+            f"Received: {model!r}"
+        )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a `keras.Model`. Received: {model!r} (of type {type(model)})")
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built, so it has no weights yet: call it once on "
+            "data, or `model.build(input_shape)`."
+        )
+    pruning = find_pruning(model)
+    if pruning:
+        raise ValueError(
+            f"The model '{model.name}' still carries pruning machinery: call "
+            f"kprune.strip_pruning(model) first. Still attached: {'; '.join(pruning)}"
+        )
+
+
+def require_batch_size(batch_size):
+    """Raise ValueError unless `batch_size` is a positive integer or None."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(
+            "`batch_size` must be a positive integer, or None for a free batch size. "
+            f"Received: {batch_size!r}"
+        )

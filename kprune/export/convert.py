@@ -1,0 +1,230 @@
+"""TensorFlow's converters: a Keras model on the TensorFlow backend becomes the bytes of a file.
+
+Nothing here is imported unless `KERAS_BACKEND` is tensorflow: in the user's own process, or in
+the child that `transport` starts. `convert` is the only way in, so the day `tf.lite` leaves the
+tensorflow package, what replaces it goes there.
+"""
+
+import contextlib
+import dataclasses
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+
+from kprune.export.errors import ExportError
+from kprune.export.precision import float32_compute
+from kprune.export.signature import Signature
+
+
+@dataclasses.dataclass
+class Request:
+    """What to make from a model. Plain data: it travels to a child process.
+
+    Attributes:
+        format: `"tflite"` or `"onnx"`.
+        signature: the file's inputs, batch size included.
+        outputs: the file's output names, in the flat order of the model's outputs.
+        quantize: `None`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"` (TFLite).
+        sparse: encode weights with many zeros as sparse (TFLite).
+        calibration: one array for each input, for the integer formats (TFLite).
+        opset: the version of ONNX's operators (ONNX).
+    """
+
+    format: str
+    signature: Signature
+    outputs: list
+    quantize: str | None = None
+    sparse: bool = False
+    calibration: list | None = None
+    opset: int | None = None
+
+
+def convert(model, request):
+    """Return the bytes of the file that `request` asks for.
+
+    Raises:
+        ExportError: with what to do, where the cause is known.
+        Exception: whatever the converter raises, elsewhere.
+    """
+    return {"tflite": _to_tflite, "onnx": _to_onnx}[request.format](model, request)
+
+
+def _to_tflite(model, request):
+    import tensorflow as tf
+
+    integer = request.calibration is not None
+    unroll = _unrolled(model) if integer else contextlib.nullcontext()
+    with _convertible(model), unroll, tempfile.TemporaryDirectory() as folder:
+        serve = _traced(model, request)
+        concrete = serve.get_concrete_function()
+        if integer:
+            _refuse_loops(concrete)
+        module = tf.Module()
+        module.serve, module.captured = serve, list(concrete.variables)
+        tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        _set_options(converter, request)
+        try:
+            return converter.convert()
+        except Exception as error:
+            raise _explained(error, request) from error
+
+
+def _set_options(converter, request):
+    import tensorflow as tf
+
+    operators = tf.lite.OpsSet
+    quantized = [tf.lite.Optimize.DEFAULT] if request.quantize else []
+    sparse = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if request.sparse else []
+    converter.optimizations = quantized + sparse
+    if request.quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if request.quantize == "int8":
+        converter.target_spec.supported_ops = [operators.TFLITE_BUILTINS_INT8]
+    if request.quantize == "int16x8":
+        # Few operators have 16-bit kernels (LayerNormalization's NEG has none): the rest of such
+        # a model may stay in float. The report says which do.
+        converter.target_spec.supported_ops = [
+            operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            operators.TFLITE_BUILTINS,
+        ]
+    if request.calibration is not None:
+        converter.representative_dataset = lambda: _calibration_feed(request)
+
+
+def _calibration_feed(request):
+    specs = request.signature.flat
+    size = specs[0].shape[0] or 1
+    count = len(request.calibration[0]) // size * size
+    for start in range(0, max(count, size), size):
+        yield {
+            spec.name: np.resize(array[start : start + size], (size, *array.shape[1:]))
+            for spec, array in zip(specs, request.calibration)
+        }
+
+
+def _explained(error, request):
+    text = str(error)
+    if "TensorListReserve" in text and request.signature.flat[0].shape[0] is None:
+        return ExportError(
+            "TFLite has no operators for a loop over time (LSTM, GRU, SimpleRNN, ...) with a free "
+            "batch size. Pass batch_size=1, or the batch size you will run with."
+        )
+    return error
+
+
+def _to_onnx(model, request):
+    import tf2onnx
+
+    specs = [_tf_spec(spec) for spec in request.signature.flat]
+    with _convertible(model), _erf_gelu():
+        proto, _ = tf2onnx.convert.from_function(
+            _traced(model, request),
+            input_signature=specs,
+            opset=request.opset,
+            custom_op_handlers={"Erfc": (_erfc_from_erf, [])},
+        )
+    if request.signature.flat[0].shape[0] is None:
+        for value in [*proto.graph.input, *proto.graph.output]:
+            shape = value.type.tensor_type.shape
+            if shape.dim and not shape.dim[0].dim_value:
+                shape.dim[0].dim_param = "batch"
+    return proto.SerializeToString()
+
+
+def _erfc_from_erf(graph, node, name, args):
+    """Handle TensorFlow's Erfc in tf2onnx, which has none: erfc(x) = 1 - erf(x)."""
+    source, outputs = node.input[0], node.output
+    dtype, shape = graph.get_dtype(outputs[0]), graph.get_shape(outputs[0])
+    graph.remove_node(node.name)
+    one = graph.make_const(f"{name}_one", np.array(1, "float32")).output[0]
+    erf = graph.make_node("Erf", [source], shapes=[shape], dtypes=[dtype]).output[0]
+    return graph.make_node(
+        "Sub", [one, erf], name=name, outputs=outputs, shapes=[shape], dtypes=[dtype]
+    )
+
+
+@contextlib.contextmanager
+def _erf_gelu():
+    """Write exact GELU the way ONNX Runtime recognizes and runs in one kernel."""
+    import tensorflow as tf
+
+    original = tf.nn.gelu
+
+    def gelu(features, approximate=False, name=None):
+        if approximate:
+            return original(features, approximate, name)
+        return 0.5 * (features * (1.0 + tf.math.erf(features / 2**0.5)))
+
+    with mock.patch.object(tf.nn, "gelu", gelu):
+        yield
+
+
+def _traced(model, request):
+    """Wrap the model as a function of flat, named tensors that returns named outputs."""
+    import tensorflow as tf
+
+    def serve(*tensors):
+        outputs = model(*request.signature.pack(tensors), training=False)
+        leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
+        # `identity` keeps two names for one tensor, or an input returned as it is, apart.
+        return {name: tf.identity(leaf) for name, leaf in zip(request.outputs, leaves)}
+
+    specs = [_tf_spec(spec) for spec in request.signature.flat]
+    return tf.function(serve, input_signature=specs, autograph=False)
+
+
+def _tf_spec(spec):
+    import tensorflow as tf
+
+    return tf.TensorSpec(spec.shape, spec.dtype, name=spec.name)
+
+
+@contextlib.contextmanager
+def _convertible(model):
+    """Trace in float32, and without XLA: converters cannot look into what XLA will compile.
+
+    Keras wraps grouped convolutions in `tf.function(jit_compile=True)`, because TensorFlow's CPU
+    kernel has no groups; the runtimes' kernels do.
+    """
+    import tensorflow as tf
+
+    original = tf.function
+
+    def without_xla(func=None, *args, **kwargs):
+        kwargs.pop("jit_compile", None)
+        return original(func, *args, **kwargs)
+
+    with mock.patch.object(tf, "function", without_xla), float32_compute(model):
+        yield
+
+
+@contextlib.contextmanager
+def _unrolled(model):
+    """Unroll recurrent layers inside the block: TFLite's calibrator crashes in loops."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    settings = [layer.unroll for layer in layers]
+    try:
+        for layer in layers:
+            layer.unroll = True
+        yield
+    finally:
+        for layer, setting in zip(layers, settings):
+            layer.unroll = setting
+
+
+def _refuse_loops(concrete):
+    """Refuse a loop before TFLite's calibrator meets it: it would end the process (SIGSEGV)."""
+    definition = concrete.graph.as_graph_def()
+    nodes = [*definition.node]
+    for function in definition.library.function:
+        nodes += function.node_def
+    loops = sorted({node.name for node in nodes if node.op in ("While", "StatelessWhile")})
+    if loops:
+        raise ExportError(
+            "TFLite cannot calibrate a model with loops for integer quantization. Use "
+            "quantize='dynamic' or 'float16', or give recurrent layers a fixed number of time "
+            f"steps, so that they can be unrolled. Loops: {', '.join(loops[:5])}"
+        )

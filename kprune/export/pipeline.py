@@ -1,0 +1,161 @@
+"""The one way every file is made: convert, run beside Keras, compare, and only then keep."""
+
+import contextlib
+import gzip
+import time
+from typing import Protocol
+
+import keras
+import numpy as np
+
+from kprune import selection
+from kprune.export import checks, data, files, precision, transport, verification
+from kprune.export.convert import Request
+from kprune.export.errors import ExportError
+from kprune.export.quiet import progress, quiet
+from kprune.export.report import ExportReport
+from kprune.export.signature import describe
+from kprune.export.stored import stored_weights
+
+_VERIFIED_CALIBRATION_SAMPLES = 64
+
+
+class Runtime(Protocol):
+    """What a format brings along: see `LiteRT` in tflite.py, `OnnxRuntime` in onnx.py."""
+
+    format: str  # as in `Request`, and the file's suffix
+    name: str  # of the runtime, for people
+
+    def inspect(self, blob, request):
+        """Return notes on the file's bytes; raise ExportError where they cannot be right."""
+
+    def constants(self, blob):
+        """Return the file's constants, for `stored_weights`."""
+
+    def run(self, path, feeds, names):
+        """Run the file on an iterable of {input name: array}; yield the outputs `names` of each."""
+
+
+def export(model, path, runtime, *, batch_size, representative_data, inputs, tolerance, **options):
+    """Make and verify one file; `options` are the rest of the `Request`.
+
+    Returns:
+        An `ExportReport`.
+    """
+    start = time.perf_counter()
+    checks.require_packages(runtime.format)
+    checks.require_exportable(model)
+    checks.require_batch_size(batch_size)
+    path = files.destination(path, f".{runtime.format}")
+    signature = describe(model, inputs)
+    arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
+
+    with progress() as show:
+        show(f"running '{model.name}' in Keras …")
+        reference = verification.run_keras(model, signature, arrays)
+        notes += _precision_note(model, signature, arrays, reference)
+        request = Request(
+            format=runtime.format,
+            signature=signature.with_batch(batch_size),
+            outputs=reference.names,
+            calibration=calibration if options.get("quantize") in INTEGER_ONLY else None,
+            **options,
+        )
+        show(f"converting '{model.name}' for {runtime.name} …")
+        blob = transport.convert(model, request)
+        notes += runtime.inspect(blob, request)
+        with files.replacing(path) as temporary:
+            files.write(temporary, blob, path)
+            show(f"running {path.name} in {runtime.name} …")
+            outputs = _run(runtime, temporary, request, arrays)
+            differences = verification.compare_all(reference, outputs)
+            verification.check(differences, request.quantize, tolerance)
+            weights, note = _stored_weights(model, runtime.constants(blob))
+            notes += note
+    agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
+    return ExportReport(
+        path=str(path),
+        format=runtime.format,
+        quantize=request.quantize,
+        bytes=len(blob),
+        gzipped_bytes=len(gzip.compress(blob, 9, mtime=0)),
+        max_abs_diff=max(d.max_abs_diff for d in differences),
+        max_rel_diff=max(d.max_rel_diff for d in differences),
+        top1_agreement=min(agreements, default=None),
+        samples=len(arrays[0]),
+        outputs=differences,
+        weights=weights,
+        seconds=time.perf_counter() - start,
+        notes=notes,
+    )
+
+
+INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
+
+
+def _data(model, signature, inputs, representative_data, batch_size):
+    """Return verification arrays, calibration arrays or None, and notes."""
+    calibration, notes = None, []
+    if representative_data is not None:
+        calibration, note = data.calibration_arrays(signature, representative_data)
+        notes += [note] if note else []
+    if inputs is not None:
+        return data.arrays_for(signature, inputs), calibration, notes
+    if calibration is not None:
+        count = len(calibration[0])
+        some = np.linspace(0, count - 1, min(count, _VERIFIED_CALIBRATION_SAMPLES)).astype(int)
+        return [array[some] for array in calibration], calibration, notes
+    own_batch = signature.flat[0].shape[0]
+    samples = max(verification.GENERATED_SAMPLES, own_batch or batch_size or 1)
+    free = [spec.name for spec in signature.flat if None in spec.shape[1:]]
+    arrays = data.generate(model, signature, samples)
+    if free:
+        shapes = {s.name: a.shape[1:] for s, a in zip(signature.flat, arrays) if s.name in free}
+        notes.append(f"free dimensions were verified at {shapes} (pass `inputs=` for others)")
+    return arrays, calibration, notes
+
+
+def _precision_note(model, signature, arrays, reference):
+    """Say how far the float32 of the file is from the model's own precision."""
+    layers = precision.low_precision_layers(model)
+    if not layers:
+        return []
+    own = verification.run_keras(
+        model, signature, arrays, precision=lambda model: contextlib.nullcontext()
+    )
+    difference = max(d.max_rel_diff for d in verification.compare_all(reference, own.outputs))
+    dtypes = " and ".join(sorted({layer.compute_dtype for layer in layers}))
+    return [
+        f"the file computes in float32, and was compared with the Keras model in float32; in "
+        f"{dtypes} the model's own outputs differ by up to {difference:.2g} (relative)"
+    ]
+
+
+def _run(runtime, path, request, arrays):
+    names = [spec.name for spec in request.signature.flat]
+    size = request.signature.flat[0].shape[0] or min(verification.CHUNK, len(arrays[0]))
+    feeds = (dict(zip(names, batch)) for batch in verification.batches(arrays, size))
+    transcript = None
+    try:
+        with quiet() as transcript:
+            collected = list(runtime.run(path, feeds, request.outputs))
+    except Exception as error:
+        printed = transcript.tail(5) if transcript else ""
+        raise ExportError(
+            f"The file was made, but does not run in {runtime.name}, so it was not kept. "
+            f"{type(error).__name__}: {error}" + (f"\nIt printed:\n{printed}" if printed else "")
+        ) from error
+    return verification.join(collected, size, len(arrays[0]))
+
+
+def _stored_weights(model, constants):
+    kernels, others = [], []
+    for weight in selection.weights(model):
+        if "float" in weight.variable.dtype:
+            value = keras.ops.convert_to_numpy(weight.variable.value)
+            group = kernels if weight.reason is None else others
+            group.append((weight.name, np.asarray(value, dtype="float32")))
+    found = stored_weights(constants, kernels, others)
+    missing = {name for name, _ in kernels} - {weight.name for weight in found}
+    notes = [f"not recognized among the file's constants: {', '.join(sorted(missing))}"]
+    return found, notes if missing else []

@@ -1,0 +1,110 @@
+"""What an export did, as plain data and as a table."""
+
+import dataclasses
+import io
+import math
+
+from kprune.export.stored import StoredWeight
+from kprune.export.verification import OutputDifference
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What `export_tflite` or `export_onnx` wrote, and how it was verified. Prints as a table.
+
+    Attributes:
+        path: the file.
+        format: `"tflite"` or `"onnx"`.
+        quantize: how the file is quantized, or None.
+        bytes: size on disk.
+        gzipped_bytes: size after gzip, level 9: what a download or an app bundle takes.
+        max_abs_diff: largest absolute difference between the file's outputs in its runtime and
+            the Keras model's.
+        max_rel_diff: the same relative to the largest magnitude of that output in Keras; the
+            largest over all outputs.
+        top1_agreement: share of samples with the same best class, the lowest over the outputs
+            that hold class scores; None where none does.
+        samples: how many samples the outputs were compared on.
+        outputs: an `OutputDifference` for each output.
+        weights: a `StoredWeight` for each weight of rank 2 or more, as stored in the file.
+        seconds: wall time of the export: conversion, running, comparing.
+        notes: sentences on what else to know.
+    """
+
+    path: str
+    format: str
+    quantize: str | None
+    bytes: int
+    gzipped_bytes: int
+    max_abs_diff: float
+    max_rel_diff: float
+    top1_agreement: float | None
+    samples: int
+    outputs: list[OutputDifference]
+    weights: list[StoredWeight]
+    seconds: float
+    notes: list[str]
+
+    @property
+    def sparsity(self):
+        """Share of zeros among all the stored `weights`, as a fraction; None without any."""
+        sizes = [math.prod(weight.shape) for weight in self.weights]
+        zeros = sum(weight.sparsity * size for weight, size in zip(self.weights, sizes))
+        return zeros / sum(sizes) if sizes else None
+
+    def to_dict(self):
+        """Return the report as plain data, ready for JSON."""
+        return {**dataclasses.asdict(self), "sparsity": self.sparsity}
+
+    def __str__(self):
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=100)
+        console.print(self)
+        return console.file.getvalue().rstrip()
+
+    def __rich__(self):
+        from rich.console import Group
+        from rich.table import Table
+
+        facts = Table(title=f"Exported {self.path}", show_header=False, title_justify="left")
+        for name, value in self._facts():
+            facts.add_row(name, value)
+        weights = Table(title="Weights as stored in the file", title_justify="left")
+        for name, justify in [
+            ("weight", "left"),
+            ("shape", "left"),
+            ("dtype", "left"),
+            ("encoding", "left"),
+            ("sparsity", "right"),
+        ]:
+            weights.add_column(name, justify=justify)
+        for weight in self.weights:
+            shape = "x".join(map(str, weight.shape))
+            sparsity = f"{weight.sparsity:.2%}"
+            weights.add_row(weight.name, shape, weight.dtype, weight.encoding, sparsity)
+        return Group(facts, weights) if self.weights else facts
+
+    def _facts(self):
+        runtime = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}[self.format]
+        yield "format", self.format + (f", {self.quantize}" if self.quantize else "")
+        yield "size", f"{_readable(self.bytes)} ({_readable(self.gzipped_bytes)} gzipped)"
+        yield (
+            f"{runtime} against Keras",
+            f"largest difference {self.max_abs_diff:.2g} (relative {self.max_rel_diff:.2g}) "
+            f"over {self.samples} samples",
+        )
+        if self.top1_agreement is not None:
+            yield "top-1 agreement", f"{self.top1_agreement:.2%}"
+        if self.sparsity is not None:
+            yield "sparsity", f"{self.sparsity:.2%}"
+        yield "time", f"{self.seconds:.1f} s"
+        for note in self.notes:
+            yield "note", note
+
+
+def _readable(count):
+    for unit, size in (("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"

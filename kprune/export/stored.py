@@ -1,0 +1,230 @@
+"""What weights a TFLite or ONNX file really holds, read from its bytes."""
+
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+_TFLITE_DTYPES = {0: "float32", 1: "float16", 7: "int16", 9: "int8", 10: "float64"}
+# How alike the magnitudes of a stored weight and of a Keras weight must be (cosine) to be taken
+# for the same. Quantization leaves it at 0.99, a folded BatchNormalization at 0.9 or so.
+_ALIKE = 0.75
+_SAMPLED = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeight:
+    """One kernel or other prunable weight, as the file stores it.
+
+    Attributes:
+        name: path of the Keras weight it was made from.
+        shape: its shape in the file, where axes stand in another order than in Keras.
+        dtype: what it is stored as.
+        sparsity: share of zeros (integers: of values at the zero point), as a fraction.
+        encoding: `"dense"` or `"sparse"`.
+    """
+
+    name: str
+    shape: tuple
+    dtype: str
+    sparsity: float
+    encoding: str = "dense"
+
+
+@dataclasses.dataclass
+class _Constant:
+    values: np.ndarray  # real values: zero is exactly 0.0
+    dtype: str
+    encoding: str = "dense"
+
+
+def stored_weights(constants, kernels, others=()):
+    """Find the weights of a model among a file's constants.
+
+    Args:
+        constants: from `tflite_constants` or `onnx_constants`.
+        kernels: list of (name, array): the weights to look for.
+        others: list of (name, array): the model's other variables, which a constant may be.
+
+    Returns:
+        A list of `StoredWeight`s in the order of `kernels`. A weight may be stored twice.
+    """
+    order = {name: index for index, (name, _) in enumerate(kernels)}
+    result = []
+    for constant in constants:
+        values = constant.values
+        name = _same_weight(values, [*kernels, *others])
+        if name in order:
+            result.append(
+                StoredWeight(
+                    name=name,
+                    shape=tuple(int(size) for size in values.shape),
+                    dtype=constant.dtype,
+                    sparsity=1 - np.count_nonzero(values) / values.size,
+                    encoding=constant.encoding,
+                )
+            )
+    return sorted(result, key=lambda weight: order[weight.name])
+
+
+def _same_weight(values, variables):
+    """Return the path of the variable that `values` was made from, or None.
+
+    Converters rename weights, reorder their axes, scale their channels and round them, but keep
+    their magnitudes alike, which a sample of them shows.
+    """
+    best, best_likeness = None, _ALIKE
+    positions = np.unique(np.linspace(0, values.size - 1, _SAMPLED).astype("int64"))
+    sampled = np.abs(values.ravel()[positions], dtype="float32")
+    same_size = [(path, array) for path, array in variables if array.size == values.size]
+    for path, array in same_size:
+        for axes in _axis_orders(array.ndim):
+            view = array.transpose(axes)
+            likeness = _cosine(np.abs(view[np.unravel_index(positions, view.shape)]), sampled)
+            if likeness > best_likeness:
+                best, best_likeness = path, likeness
+    if best is None:  # recurrent kernels for ONNX: the gates stand in another order
+        ordered = np.sort(values, axis=None)
+        for path, array in same_size:
+            if np.allclose(np.sort(array, axis=None), ordered, rtol=1e-2):
+                return path
+    return best
+
+
+def _axis_orders(rank):
+    """Orders of axes a converter may choose: it never swaps the spatial ones."""
+    spatial = list(range(rank - 2)) if rank > 3 else []
+    for axes in itertools.permutations(range(rank)):
+        if [axis for axis in axes if axis in spatial] == spatial:
+            yield axes
+
+
+def _cosine(a, b):
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norms) if norms else float(not a.any() and not b.any())
+
+
+def tflite_constants(data):
+    """Return the constants of rank 2 or more in the TFLite file with the bytes `data`.
+
+    Raises:
+        ValueError: a sparse weight is read by an operator that cannot.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(data)
+    constants = []
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength())):
+            buffer = model.Buffers(tensor.Buffer())
+            dtype = _TFLITE_DTYPES.get(tensor.Type())
+            if dtype and tensor.ShapeLength() > 1 and buffer.DataLength():
+                values = buffer.DataAsNumpy().view(dtype)
+                constants.append(_tflite_constant(tensor, values, dtype))
+    return [constant for constant in constants if constant is not None]
+
+
+def _tflite_constant(tensor, values, dtype):
+    shape = tuple(tensor.ShapeAsNumpy().tolist())
+    encoding = "dense"
+    if tensor.Sparsity() is not None:
+        values, encoding = _densify(tensor.Sparsity(), values, shape), "sparse"
+    values = values.reshape(shape)
+    if "int" in dtype:
+        quantization = tensor.Quantization()
+        if quantization is None or not quantization.ScaleLength():
+            return None  # an index or a shape, not a weight
+        along = [1] * len(shape)
+        along[quantization.QuantizedDimension()] = -1
+        scale = quantization.ScaleAsNumpy()
+        zero = quantization.ZeroPointAsNumpy()
+        along = along if scale.size > 1 else [1] * len(shape)
+        values = (values.astype("int32") - zero.reshape(along)) * scale.reshape(along)
+    return _Constant(values, dtype, encoding)
+
+
+def _densify(sparsity, values, shape):
+    """Undo TFLite's sparse encoding (the TACO format of tensorflow/lite/schema/schema.fbs)."""
+    levels = [sparsity.DimMetadata(i) for i in range(sparsity.DimMetadataLength())]
+    coordinates = np.zeros((1, 0), "int64")
+    for level in levels:
+        if level.Format() == 0:  # dense: every entry so far branches into all of the axis
+            size = level.DenseSize()
+            axis = np.tile(np.arange(size), len(coordinates))
+            counts = np.full(len(coordinates), size)
+        else:  # compressed: segments say how many entries follow, indices where they stand
+            counts = np.diff(_vector(level.ArraySegments(), level.ArraySegmentsType()))
+            axis = _vector(level.ArrayIndices(), level.ArrayIndicesType())
+        coordinates = np.column_stack([np.repeat(coordinates, counts, axis=0), axis])
+    order = sparsity.TraversalOrderAsNumpy()
+    by_axis = np.empty_like(coordinates)
+    by_axis[:, order] = coordinates
+    rank = len(shape)
+    for position in range(sparsity.BlockMapLength()):
+        axis, inner = sparsity.BlockMap(position), rank + position
+        size = levels[list(order).index(inner)].DenseSize()
+        by_axis[:, axis] = by_axis[:, axis] * size + by_axis[:, inner]
+    dense = np.zeros(shape, values.dtype)
+    dense[tuple(by_axis[:, :rank].T)] = values[: len(by_axis)]
+    return dense
+
+
+def _vector(table, kind):
+    """Read one of the three integer vectors of TFLite's `SparseIndexVector` union."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    cls = {1: schema.Int32Vector, 2: schema.Uint16Vector, 3: schema.Uint8Vector}[kind]
+    vector = cls()
+    vector.Init(table.Bytes, table.Pos)
+    return vector.ValuesAsNumpy().astype("int64")
+
+
+class TensorUse(NamedTuple):
+    """A tensor as an operator of a TFLite file sees it."""
+
+    dtype: str | int
+    sparse: bool
+
+
+def tflite_operators(data):
+    """Return the name of each operator of a TFLite file, and its inputs and outputs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
+    model = schema.Model.GetRootAs(data)
+    result = []
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            indices = _integers(operator.InputsAsNumpy()) + _integers(operator.OutputsAsNumpy())
+            tensors = [graph.Tensors(index) for index in indices if index >= 0]
+            uses = [
+                TensorUse(_TFLITE_DTYPES.get(t.Type(), t.Type()), t.Sparsity() is not None)
+                for t in tensors
+            ]
+            result.append((names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())], uses))
+    return result
+
+
+def _integers(vector):
+    return [] if isinstance(vector, int) else vector.tolist()  # flatbuffers: 0 for no vector
+
+
+def onnx_constants(data):
+    """Return the constants of rank 2 or more in the ONNX file with the bytes `data`."""
+    import onnx
+
+    graphs, constants = [onnx.ModelProto.FromString(data).graph], []
+    while graphs:
+        graph = graphs.pop()
+        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
+        # The recurrent operators hold the weights of both directions in one constant.
+        recurrent = [node for node in graph.node if node.op_type in ("LSTM", "GRU", "RNN")]
+        by_direction = {name for node in recurrent for name in node.input[1:3]}
+        for tensor in graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.ndim > 1 and "float" in values.dtype.name:
+                parts = values if tensor.name in by_direction else [values]
+                constants += [_Constant(part, values.dtype.name) for part in parts]
+    return constants

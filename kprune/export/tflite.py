@@ -1,0 +1,156 @@
+"""`export_tflite`: a file for LiteRT."""
+
+from kprune.export import stored
+from kprune.export.errors import ExportError
+from kprune.export.pipeline import INTEGER_ONLY, export
+
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8")
+
+
+class LiteRT:
+    """The runtime of `.tflite` files."""
+
+    format = "tflite"
+    name = "LiteRT"
+
+    def run(self, path, feeds, names):
+        """Run the file's one signature in the default interpreter."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+        signature = interpreter.get_signature_runner()
+        used = signature.get_input_details()
+        for feed in feeds:
+            outputs = signature(**{name: feed[name] for name in used})
+            yield [outputs[name].copy() for name in names]
+
+    def constants(self, blob):
+        """Return the constants of rank 2 or more."""
+        return stored.tflite_constants(blob)
+
+    def inspect(self, blob, request):
+        """Refuse a file that would read out of bounds; note what stays in float or dense."""
+        operators = stored.tflite_operators(blob)
+        if any(name == "DEQUANTIZE" and tensors[0].sparse for name, tensors in operators):
+            raise ExportError(
+                "The converter wrote a float16 weight in 1x4 sparse blocks, which LiteRT would "
+                "read as if it were dense, out of bounds. Use sparse=True without quantize, or "
+                "quantize='float16' without sparse; unstructured zeros do work with both."
+            )
+        notes = []
+        if request.sparse and not any(t.sparse for _, tensors in operators for t in tensors):
+            notes.append("no weight is at least 30% zero, so none is stored sparse")
+        if request.quantize in INTEGER_ONLY:
+            notes.append("inputs and outputs stay float32; the file quantizes them itself")
+            notes += _float_note(operators)
+        return notes
+
+
+def _float_note(operators):
+    in_float = {
+        name
+        for name, tensors in operators
+        if name not in ("QUANTIZE", "DEQUANTIZE") and any(t.dtype == "float32" for t in tensors)
+    }
+    if not in_float:
+        return []
+    return [f"without an integer kernel, and left in float: {', '.join(sorted(in_float))}"]
+
+
+def export_tflite(
+    model,
+    path,
+    quantize=None,
+    representative_data=None,
+    batch_size=1,
+    sparse=False,
+    *,
+    inputs=None,
+    tolerance=None,
+):
+    """Write a Keras model as a `.tflite` file that has run in LiteRT and agrees with Keras.
+
+    The model is converted through TensorFlow (in a child process when Keras runs on JAX or
+    torch), loaded in LiteRT's default interpreter and run beside the Keras model. Only then does
+    the file appear at `path`; until then, and on any error, what was there before stays.
+
+    Example:
+
+    ```python
+    model = kprune.strip_pruning(model)
+    report = kprune.export_tflite(model, "model.tflite", sparse=True)
+    print(report)
+    kprune.export_tflite(model, "int8.tflite", quantize="int8", representative_data=x_train)
+    ```
+
+    Args:
+        model: a built Keras 3 model without pruning machinery. Mixed-precision models are
+            exported in float32.
+        path: the file, ending in `.tflite`; its directory must exist.
+        quantize: how weights (and activations) are stored.
+
+            - `None`: float32.
+            - `"float16"`: weights in 16 bits, arithmetic in float32. Half the size.
+            - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
+            - `"int8"`: all arithmetic in 8-bit integers; inputs and outputs stay float32. Needs
+              `representative_data`. An operator without an 8-bit kernel is an error.
+            - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`.
+              Operators without a kernel for it stay in float; the report names them.
+        representative_data: what the model will see, to calibrate `"int8"` and `"int16x8"` with:
+            arrays of samples shaped like the model's inputs; or an iterable (generator,
+            `tf.data.Dataset`) of batches, single samples, or `(inputs, targets)`; or a function
+            returning one. Up to 512 samples are used. Given with any other `quantize`, it serves
+            as verification inputs only.
+        batch_size: the file's batch size; None leaves it free. LSTM, GRU and other loops over
+            time need a fixed one.
+        sparse: store constant weights that are at least 30% zero in TFLite's sparse format. Not
+            with `"dynamic"`, `"int8"` or `"int16x8"`, whose sparse files LiteRT does not run.
+        inputs: samples to compare the outputs on, structured like the model's inputs. By default
+            some of `representative_data`, else generated: ids inside the vocabulary for inputs
+            that feed an Embedding, normally distributed floats elsewhere. A subclassed model's
+            inputs get their dtypes from here.
+        tolerance: the difference to allow, instead of the default. For `None` (default 1e-4) and
+            `"float16"` (1e-2): the largest absolute difference of an output divided by the
+            largest magnitude of that output in Keras. For `"dynamic"` (0.1), `"int16x8"` (0.1)
+            and `"int8"` (0.25): the root mean square of the difference divided by that of the
+            output. These catch broken files; measure what quantization costs on test data.
+
+    Returns:
+        An `ExportReport`: size, differences, top-1 agreement, sparsity of each stored weight.
+
+    Raises:
+        ValueError, TypeError: a model that is not built, still wrapped, or not Keras 3;
+            `"int8"` or `"int16x8"` without `representative_data`; arguments that do not go
+            together.
+        OSError: nothing can be written at `path`.
+        ExportError: the conversion failed, the file does not run, or the disk is full.
+        VerificationError: the file runs, but its outputs are beyond the tolerance.
+        ImportError: packages are missing.
+    """
+    if quantize not in QUANTIZE:
+        raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
+    if not isinstance(sparse, bool):
+        raise ValueError(f"`sparse` must be True or False. Received: {sparse!r}")
+    if quantize in INTEGER_ONLY and representative_data is None:
+        raise ValueError(
+            f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
+            "model will see, to find the ranges of its activations."
+        )
+    if sparse and quantize in ("dynamic", *INTEGER_ONLY):
+        raise ValueError(
+            f"sparse=True does not go with quantize={quantize!r}: LiteRT's default interpreter "
+            "refuses such a file, or computes wrong outputs from it. Use sparse=True with "
+            "quantize=None or 'float16'; or leave sparse out, and let gzip compress the zeros."
+        )
+    return export(
+        model,
+        path,
+        LiteRT(),
+        batch_size=batch_size,
+        representative_data=representative_data,
+        inputs=inputs,
+        tolerance=tolerance,
+        quantize=quantize,
+        sparse=sparse,
+    )
