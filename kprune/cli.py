@@ -26,9 +26,11 @@ KerasFile = Annotated[Path, typer.Argument(help="A .keras file.")]
 @contextlib.contextmanager
 def plain_errors():
     """Turn the errors that bad input causes into one line on standard error and exit status 1."""
+    from kprune.export import ExportError
+
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ExportError) as error:
         Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 
@@ -36,7 +38,8 @@ def plain_errors():
 def _finish(report, json):
     from kprune.report.files import write_json
 
-    Console().print(report)
+    console = Console()
+    console.print(report) if console.is_terminal else print(report)
     if json:
         write_json(json, report.to_dict())
 

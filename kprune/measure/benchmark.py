@@ -19,6 +19,7 @@ from rich.progress import Progress
 from kprune.export.signature import describe
 from kprune.measure import worker
 from kprune.measure.flops import flops
+from kprune.measure.graphs import onnx_flops, tflite_flops
 from kprune.measure.models import load_keras
 from kprune.measure.size import size
 from kprune.report import plots, tables
@@ -34,7 +35,8 @@ class FileBenchmark:
     """What was measured of one file. Times in seconds, of one run on one batch.
 
     `speedup` is the first file's latency divided by this file's, the median over rounds; above 1
-    is faster. `flops`, `parameters` and `nonzeros` are None where they cannot be known.
+    is faster. `parameters` and `nonzeros` count weights of rank 2 or more, as the file stores
+    them. `flops` is by the definition of `kprune.flops`; None where it cannot be known.
     """
 
     path: str
@@ -44,9 +46,9 @@ class FileBenchmark:
     p90: float
     speedup: float
     bytes: int
-    gzipped: int
-    parameters: int | None
-    nonzeros: int | None
+    gzipped_bytes: int
+    parameters: int
+    nonzeros: int
     flops: int | None
 
 
@@ -76,43 +78,37 @@ class BenchmarkReport(Printable):
         return asdict(self)
 
     def __rich__(self):
-        first = Path(self.rows[0].path).name
-        rows = [
-            (
-                Path(row.path).name,
-                row.runtime,
-                tables.milliseconds(row.median),
-                tables.milliseconds(row.p10),
-                tables.milliseconds(row.p90),
-                tables.ratio(row.speedup),
-                tables.size(row.bytes),
-                tables.size(row.gzipped),
-                tables.count(row.parameters),
-                tables.count(row.nonzeros),
-                tables.scaled(row.flops),
-            )
-            for row in self.rows
+        names = {"file": [Path(row.path).name for row in self.rows]}
+        latency = {
+            "runtime": [row.runtime for row in self.rows],
+            ">median": [tables.milliseconds(row.median) for row in self.rows],
+            ">p10": [tables.milliseconds(row.p10) for row in self.rows],
+            ">p90": [tables.milliseconds(row.p90) for row in self.rows],
+            ">speed": [tables.ratio(row.speedup) for row in self.rows],
+        }
+        sizes = {
+            ">size": [tables.size(row.bytes) for row in self.rows],
+            ">gzipped": [tables.size(row.gzipped_bytes) for row in self.rows],
+            ">parameters": [tables.count(row.parameters) for row in self.rows],
+            ">non-zero": [tables.count(row.nonzeros) for row in self.rows],
+            ">FLOPs": [tables.scaled(row.flops) for row in self.rows],
+        }
+        notes = [
+            f"speed: latency of {names['file'][0]} / this file's, the median over interleaved "
+            "rounds; above 1 is faster.",
+            "parameters: of weights of rank 2 or more. FLOPs: zeros count; - where not known.",
         ]
-        return tables.table(
-            [
-                "file",
-                "runtime",
-                ">median",
-                ">p10",
-                ">p90",
-                ">speed",
-                ">size",
-                ">gzipped",
-                ">parameters",
-                ">non-zero",
-                ">FLOPs",
-            ],
-            rows,
-            title=f"{self.threads} thread(s), batch {self.batch_size}, {self.rounds} rounds",
-            notes=[
-                f"speed: latency of {first} / this file's, the median over interleaved rounds; "
-                "above 1 is faster."
-            ],
+        title = f"Latency: {self.threads} thread(s), batch {self.batch_size}, {self.rounds} rounds"
+
+        def table(columns, title, notes):
+            return tables.table(
+                list(columns), list(zip(*columns.values())), title=title, notes=notes
+            )
+
+        return tables.Fitting(
+            table(names | latency | sizes, title, notes),
+            table(names | latency, title, notes[:1]),
+            table(names | sizes, "Size", notes[1:]),
         )
 
     def plot(self, path):
@@ -129,7 +125,7 @@ class BenchmarkReport(Printable):
             [
                 ("latency, ms (p10 to p90)", [1000 * row.median for row in rows], spread),
                 ("size, MB", [row.bytes / 1e6 for row in rows]),
-                ("gzipped, MB", [row.gzipped / 1e6 for row in rows]),
+                ("gzipped, MB", [row.gzipped_bytes / 1e6 for row in rows]),
             ],
             title=f"{self.threads} thread(s), batch {self.batch_size}",
         )
@@ -181,17 +177,19 @@ def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free
         runners, rows = [], []
         for file in files:
             progress.update(task, description=f"Loading {file.name}")
-            facts, inputs = _facts(file, batch_size, free_dim)
+            model = load_keras(file) if file.suffix == ".keras" else None
             config = {
                 "path": str(file),
                 "threads": threads,
                 "batch_size": batch_size,
                 "free_dim": free_dim,
                 "seed": seed,
-                "inputs": inputs,
+                "inputs": model and _predict_inputs(file, model),
             }
+            # Runtimes check what they load; the parsers that count weights come after them.
             runners.append(stack.enter_context(_Runner(file, config)))
-            rows.append(facts)
+            figures = size(file, model).to_dict() | {"path": str(file)}
+            rows.append(figures | {"flops": _flops(file, model, batch_size, free_dim)})
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
@@ -209,7 +207,6 @@ def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free
         ratios = [first / this for first, this in zip(medians[0], medians[i])]
         measured.append(
             FileBenchmark(
-                path=str(runner.path),
                 runtime=runner.runtime,
                 median=statistics.median(times[i]),
                 p10=p10,
@@ -243,27 +240,25 @@ def _validate(files, threads, batch_size, rounds, warmup, free_dim):
             raise FileNotFoundError(f"No such file: {file}")
 
 
-def _facts(file, batch_size, free_dim):
-    """Return what is known of a file without running it, and for `.keras` its inputs' shapes."""
-    if file.suffix != ".keras":
-        return _figures(size(file)) | {"flops": None}, None
-    model = load_keras(file)
-    facts = _figures(size(file, model=model))
-    try:
-        arguments = describe(model).arguments
-        facts["flops"] = flops(model, batch_size, free_dim).total
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+def _predict_inputs(file, model):
+    """Return what `predict` takes, as plain data: name, shape and dtype of each input."""
+    arguments = describe(model).arguments
     if len(arguments) > 1:
         raise ValueError(
             f"{file}: its model takes its inputs as several arguments, which `predict` cannot "
             "pass. Measure its .tflite or .onnx export instead."
         )
-    return facts, keras.tree.map_structure(asdict, arguments[0])
+    return keras.tree.map_structure(asdict, arguments[0])
 
 
-def _figures(file_size):
-    return {key: value for key, value in asdict(file_size).items() if key != "path"}
+def _flops(file, model, batch_size, free_dim):
+    if model is not None:
+        report = flops(model, batch_size, free_dim)
+        return None if report.uncounted else report.total
+    data = file.read_bytes()
+    if file.suffix == ".tflite":
+        return tflite_flops(data)
+    return onnx_flops(data, batch_size, free_dim)
 
 
 def _percentiles(times):

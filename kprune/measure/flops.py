@@ -189,27 +189,34 @@ def _dot(out, a, b, *_, **__):
 
 
 def _einsum(out, subscripts, *operands, **_):
-    if len(operands) < 2:
+    return einsum_flops(subscripts, [_shape(operand) for operand in operands])
+
+
+def einsum_flops(subscripts, shapes):
+    """Return the FLOPs of an einsum over operands of these shapes.
+
+    Raises:
+        NotImplementedError: more than two operands, whose order of contraction is not known.
+    """
+    if len(shapes) < 2:
         return 0
-    if len(operands) > 2:
-        raise NotImplementedError(f"einsum of {len(operands)} operands, {subscripts}")
+    if len(shapes) > 2:
+        raise NotImplementedError(f"{subscripts}, {len(shapes)} operands")
     inputs, arrow, output = subscripts.replace(" ", "").partition("->")
-    terms = inputs.split(",")
     sizes = {}
-    for term, operand in zip(terms, operands):
-        head, _, tail = term.partition("...")
-        dims = _shape(operand)
-        for letter, dim in zip(head, dims):
-            sizes[letter] = max(dim, sizes.get(letter, 1))
-        for letter, dim in zip(reversed(tail), reversed(dims)):
-            sizes[letter] = max(dim, sizes.get(letter, 1))
-    letters = set("".join(terms)) - {"."}
+    for term, shape in zip(inputs.split(","), shapes):
+        head, dots, tail = term.partition("...")
+        middle = range(len(shape) - len(head) - len(tail)) if dots else ()
+        # Dimensions under an ellipsis are known by their distance from its end.
+        labels = [*head, *(i - len(middle) for i in middle), *tail]
+        for label, size in zip(labels, shape):
+            sizes[label] = max(size, sizes.get(label, 1))
+    letters = [label for label in sizes if isinstance(label, str)]
     if not arrow:
-        output = {letter for letter in letters if "".join(terms).count(letter) == 1}
-    summed = letters - set(output)
-    if not summed:
+        output = [letter for letter in letters if inputs.count(letter) == 1]
+    if all(letter in output for letter in letters):
         return 0  # elementwise or outer: nothing is added up
-    return 2 * _size(out) * math.prod(sizes[letter] for letter in summed)
+    return 2 * math.prod(sizes.values())
 
 
 def _conv(out, inputs, kernel, *_, **__):

@@ -1,12 +1,13 @@
-"""Bytes of a model file, as stored and as downloaded."""
+"""Bytes and parameters of a model file, as stored and as downloaded."""
 
+import gzip
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kprune.export import stored
 from kprune.measure.models import load_keras, to_numpy
-from kprune.report.files import gzipped_bytes
 
 
 @dataclass
@@ -16,14 +17,15 @@ class FileSize:
     Attributes:
         path: the file.
         bytes: on disk.
-        gzipped: after gzip at its highest level, as a server or an app store would send it.
-        parameters: numbers stored as weights, the zeros of sparsely stored ones included.
+        gzipped_bytes: after gzip, level 9: what a download or an app bundle takes.
+        parameters: numbers in its weights of rank 2 or more (kernels; not biases and norms,
+            which converters fold and duplicate), the zeros of sparsely stored ones included.
         nonzeros: how many of them are not zero.
     """
 
     path: str
     bytes: int
-    gzipped: int
+    gzipped_bytes: int
     parameters: int
     nonzeros: int
 
@@ -37,7 +39,7 @@ def size(path, model=None):
 
     Example:
 
-    >>> kprune.measure.size("pruned.tflite").gzipped
+    >>> kprune.measure.size("pruned.tflite").gzipped_bytes
 
     Args:
         path: the file.
@@ -51,13 +53,30 @@ def size(path, model=None):
         ValueError: a file of another kind, or one that is damaged.
     """
     path = Path(path)
+    if path.suffix not in (".keras", ".tflite", ".onnx"):
+        raise ValueError(f"Can measure .keras, .tflite and .onnx files. Received: {path}")
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}")
+    data = path.read_bytes()
+    arrays = [array for array in _arrays(path, data, model) if array.ndim > 1]
+    return FileSize(
+        path=str(path),
+        bytes=len(data),
+        gzipped_bytes=len(gzip.compress(data, 9, mtime=0)),
+        parameters=sum(array.size for array in arrays),
+        nonzeros=sum(int(np.count_nonzero(array)) for array in arrays),
+    )
+
+
+def _arrays(path, data, model):
     if path.suffix == ".keras":
-        model = model or load_keras(path)
-        arrays = (to_numpy(variable) for variable in model.weights)
-        sizes = [(array.size, np.count_nonzero(array)) for array in arrays]
-    else:
-        raise ValueError(f"Can measure .keras, .tflite and .onnx files. Received: {path}")
-    parameters, nonzeros = (int(sum(column)) for column in zip(*sizes)) if sizes else (0, 0)
-    return FileSize(str(path), path.stat().st_size, gzipped_bytes(path), parameters, nonzeros)
+        return [to_numpy(variable) for variable in (model or load_keras(path)).weights]
+    read = stored.tflite_constants if path.suffix == ".tflite" else stored.onnx_constants
+    try:
+        return [constant.values for constant in read(data)]
+    except ImportError as error:
+        raise ImportError(
+            f'{path} needs {error.name} to be read. Install it with: pip install "kprune[export]"'
+        ) from error
+    except Exception as error:  # what a parser runs into in damaged bytes is anyone's guess
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -142,7 +142,7 @@ def load_keras(config, rng):
     return run, f"Keras ({keras.backend.backend()})", keras.__version__
 
 
-LOADERS = {".tflite": load_tflite, ".onnx": load_onnx, ".keras": load_keras}
+LOADERS = {".keras": load_keras, ".tflite": load_tflite, ".onnx": load_onnx}
 
 
 def main():

@@ -1,22 +1,8 @@
-"""Files: written whole or not at all, and what they weigh."""
+"""Results as files, written whole or not at all."""
 
 import json
-import zlib
 
 from kprune.export.files import destination, replacing, write
-
-
-def gzipped_bytes(path):
-    """Return how many bytes a file has after gzip at its highest level: what a download costs.
-
-    Nothing in it depends on the time or the file's name, so equal files give equal figures.
-    """
-    compressor = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    total = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            total += len(compressor.compress(chunk))
-    return total + len(compressor.flush())
 
 
 def write_json(path, data):

@@ -4,6 +4,7 @@ import io
 
 from rich import box
 from rich.console import Console, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -94,6 +95,17 @@ def table(columns, rows, *, title, notes=(), total=None):
         body.add_section()
         body.add_row(*map(Text, total), style="bold")
     return Group(Text(title, style="bold"), body, *(Text(note, style="dim") for note in notes))
+
+
+class Fitting:
+    """Shows the first renderable where it fits into the terminal's width, else the others."""
+
+    def __init__(self, wide, *narrow):
+        self.wide, self.narrow = wide, narrow
+
+    def __rich_console__(self, console, options):
+        needed = Measurement.get(console, options.update(max_width=10_000), self.wide).maximum
+        yield from [self.wide] if needed <= options.max_width else self.narrow
 
 
 class Printable:

@@ -1,0 +1,84 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from kprune.cli import app
+from tests.zoo import ZOO
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "mlp.keras"
+    ZOO["mlp"]().save(path)
+    return path
+
+
+def kprune(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_help_lists_the_commands():
+    result = kprune("--help")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("benchmark", "sparsity", "flops", "demo"))
+
+
+def test_sparsity(model_file, tmp_path):
+    result = kprune("sparsity", model_file, "--json", tmp_path / "out.json")
+    assert result.exit_code == 0
+    assert "dense/kernel" in result.output
+    assert "no: rank below 2" in result.output
+    assert json.loads((tmp_path / "out.json").read_text())["sparsity"] == 0.0
+
+
+def test_flops(model_file, tmp_path):
+    result = kprune("flops", model_file, "--batch-size", 2, "--json", tmp_path / "out.json")
+    assert result.exit_code == 0
+    assert "3,200" in result.output
+    assert json.loads((tmp_path / "out.json").read_text())["total"] == 3200
+
+
+def test_benchmark_as_a_command_and_as_a_script(model_file, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from kprune.export import export_onnx
+
+    path = tmp_path / "mlp.onnx"
+    export_onnx(ZOO["mlp"](), path)
+    out = [tmp_path / "out.json", tmp_path / "out.png"]
+    options = ["--rounds", 2, "--json", out[0], "--plot", out[1]]
+    result = kprune("benchmark", path, model_file, *options)
+    assert result.exit_code == 0
+    assert "mlp.onnx" in result.output
+    assert [row["path"] for row in json.loads(out[0].read_text())["rows"]] == [
+        str(path),
+        str(model_file),
+    ]
+    assert out[1].read_bytes().startswith(b"\x89PNG")
+    script = [sys.executable, ROOT / "scripts" / "benchmark.py", path, "--rounds", "2"]
+    result = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "ONNX Runtime" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["sparsity", "flops", "benchmark"])
+def test_what_can_go_wrong_is_one_line(command, tmp_path):
+    (tmp_path / "cut.keras").write_bytes(b"PK\x03\x04")
+    for path in (tmp_path / "none.keras", tmp_path / "cut.keras", tmp_path / "other.txt"):
+        result = kprune(command, path)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert path.name in result.output.replace("\n", "")
+        assert "Traceback" not in result.output
+
+
+def test_an_unwritable_report_is_an_error_and_leaves_nothing(model_file, tmp_path):
+    result = kprune("flops", model_file, "--json", tmp_path / "nowhere" / "out.json")
+    assert result.exit_code == 1
+    assert "nowhere" in result.output
+    assert not list(tmp_path.iterdir())
