@@ -18,6 +18,9 @@ _KERNELS = {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel"
 _KERNELS |= {"embeddings", "reverse_embeddings"}
 _NEVER = {"bias", "bias_hh", "gamma", "beta", "alpha", "scale", "offset"}
 _NEVER |= {"moving_mean", "moving_variance"}
+# The sparsities of a schedule that are counted in double precision.
+_NAMED_SPARSITIES = ("initial_sparsity", "final_sparsity")
+FROZEN = "not trainable"
 # Layers that store their output channels (an Embedding: its tokens) before the axis that
 # TFLite stores last.
 _OUTPUT_FIRST = (
@@ -88,6 +91,30 @@ class Group:
 
     setting: Setting
     weights: tuple[Weight, ...]
+
+    def masks(self, values, sparsity, gradients=None, scores=None):
+        """Return the mask of each weight at a sparsity.
+
+        Args:
+            values: list of tensors, the weights' values.
+            sparsity: float, or float32 scalar tensor.
+            gradients: list of tensors, for a criterion that needs them.
+            scores: a criterion to use instead of the setting's.
+        """
+        setting = self.setting
+        scores = scores or setting.criterion
+        gradients = gradients or [None] * len(values)
+        shapes = [tuple(weight.variable.shape) for weight in self.weights]
+        axes = [weight.axes for weight in self.weights]
+        units, counts = [], []
+        for value, gradient, shape, ax in zip(values, gradients, shapes, axes):
+            units.append(setting.pattern.units(scores(value, gradient), ax))
+            counts.append(setting.pattern.count(shape, ax))
+        known = [getattr(setting.schedule, name, None) for name in _NAMED_SPARSITIES]
+        masks = setting.allocation.unit_masks(
+            units, counts, shapes, sparsity, [s for s in known if s is not None]
+        )
+        return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
 
 
 def weights(model):
@@ -222,7 +249,7 @@ def _reason(variable, layer):
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"{variable.dtype}, not a float type"
     if not variable.trainable:
-        return "not trainable"
+        return FROZEN
     return None
 
 
