@@ -12,6 +12,22 @@ def is_tensorflow():
     return keras.backend.backend() == "tensorflow"
 
 
+def jit_on_jax(function):
+    """Compile on JAX, where loops that run eagerly are traced anew at every call."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+def cond(predicate, true_fn, false_fn):
+    """`ops.cond` that runs one branch and traces none where the predicate is known."""
+    if keras.backend.backend() == "jax" and is_concrete():
+        return true_fn() if predicate else false_fn()
+    return ops.cond(predicate, true_fn, false_fn)
+
+
 def count_below(bits, threshold):
     """How many entries of an integer tensor are below a scalar, as int32."""
     below = bits < threshold
@@ -48,7 +64,7 @@ def assign_masked(variables, masks, mask_variables=()):
 
 def apply_mask(value, mask):
     """`value` where the mask is True, exact +0 elsewhere (a product would give -0)."""
-    value = ops.convert_to_tensor(value)
+    value = read(value)
     return ops.where(mask, value, ops.zeros((), dtype=value.dtype))
 
 
@@ -69,11 +85,30 @@ def sum_over_replicas(gradients):
 
 def is_concrete():
     """Whether values can be read now: not while a function or a step is traced."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return not in_stateless_scope() and jax.core.trace_ctx.is_top_level()
     if not is_tensorflow():
         return not in_stateless_scope()
     import tensorflow as tf
 
     return tf.executing_eagerly()
+
+
+def read(variable):
+    """The value of a variable as a tensor: of a mirrored one, this replica's."""
+    value = ops.convert_to_tensor(variable)
+    if is_tensorflow():
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(value)
+    return value
+
+
+def to_int(variable):
+    """The value of a concrete integer variable or tensor, mirrored ones too."""
+    return int(read(variable))
 
 
 def variable_scope(model):
@@ -110,8 +145,10 @@ def _tf_assign_masked(variables, masks, mask_variables):
         for variable, mask in zip(variables, masks):
             strategy.extended.update(variable.value, assign, args=(mask,), group=False)
 
-    strategy = tf.distribute.get_strategy()
-    if tf.distribute.in_cross_replica_context():
-        update(strategy, masks)
-    else:
-        tf.__internal__.distribute.interim.maybe_merge_call(update, strategy, masks)
+    if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+        merge_call = tf.__internal__.distribute.interim.maybe_merge_call
+        merge_call(update, tf.distribute.get_strategy(), masks)
+    elif variables:
+        # Outside of any scope, mirrored variables still know their strategy.
+        own = getattr(variables[0].value, "distribute_strategy", None)
+        update(own or tf.distribute.get_strategy(), masks)

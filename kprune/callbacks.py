@@ -16,6 +16,7 @@ from kprune.schedules import PolynomialDecay, check_sparsity
 
 _UPDATES = 50
 _LARGEST_FREQUENCY = 100
+_SAME_SPARSITY = 1e-3
 
 
 class Pruning(keras.callbacks.Callback):
@@ -163,13 +164,19 @@ class Pruning(keras.callbacks.Callback):
         begin = min(begin, run.total - 1)
         end = min(max(end, begin), run.total)
         frequency = self.frequency or round((end - begin) / _UPDATES)
-        return PolynomialDecay(
-            min(selection.sparsity(group.weights), final) if _backend.is_concrete() else 0.0,
-            final,
-            run.first + begin,
-            run.first + end,
-            frequency=min(max(frequency, 1), self.frequency or _LARGEST_FREQUENCY),
-        )
+        steps = {
+            "begin_step": run.first + begin,
+            "end_step": run.first + end,
+            "frequency": min(max(frequency, 1), self.frequency or _LARGEST_FREQUENCY),
+        }
+        schedule = PolynomialDecay(0.0, final, **steps)
+        current = selection.sparsity(group.weights) if _backend.is_concrete() else 0.0
+        update = schedule.last_update(run.now)
+        expected = 0.0 if update is None else schedule(update)[1]
+        if abs(current - expected) < _SAME_SPARSITY:
+            return schedule
+        # Neither a dense model nor this schedule resumed: go on from what there is.
+        return PolynomialDecay(min(current, final), final, **steps)
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer = self.model.optimizer
@@ -185,6 +192,7 @@ class _Run:
     """The optimizer steps of a `fit` call.
 
     Attributes:
+        now: the step that was reached.
         first: the step at which the whole run begins; before `iterations` when the
             run is resumed in a later epoch.
         total: how many steps the whole run has; None if unknown.
@@ -192,12 +200,12 @@ class _Run:
     """
 
     def __init__(self, optimizer, epoch, epochs, batches):
-        now = int(ops.convert_to_numpy(optimizer.iterations))
-        self.first, self.total, self.last = now, None, None
+        now = _backend.to_int(optimizer.iterations)
+        self.now, self.first, self.total, self.last = now, now, None, None
         if batches is None or epochs is None:
             return
         accumulated = _accumulation(optimizer)
-        made = int(ops.convert_to_numpy(_innermost(optimizer)._iterations))
+        made = _backend.to_int(_innermost(optimizer)._iterations)
         self.last = (made + (epochs - epoch) * batches) // accumulated
         earlier = epoch * batches // accumulated
         if now >= earlier:
@@ -214,7 +222,7 @@ class _Run:
 def check_finite(weights):
     """Raise `ValueError` if one of the `selection.Weight`s is NaN or infinite."""
     for weight in weights:
-        if not bool(ops.all(ops.isfinite(ops.convert_to_tensor(weight.variable)))):
+        if not bool(ops.all(ops.isfinite(_backend.read(weight.variable)))):
             raise ValueError(
                 f"{weight.name} has weights that are NaN or infinite, which cannot be ranked. "
                 "If they became so in training, it diverged: lower the learning rate or clip "

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune._backend import count_below
+from kprune._backend import count_below, jit_on_jax
 from kprune.patterns import INPUT_OUTPUT, Unstructured
 from kprune.schedules import check_sparsity
 
@@ -65,6 +65,7 @@ def compute_mask(scores, sparsity, pattern=None, axes=INPUT_OUTPUT):
     return pattern.expand(mask, scores.shape, axes)
 
 
+@jit_on_jax
 def lowest_pruned(scores, count):
     """Return masks that are False at the `count` lowest of all the scores together.
 

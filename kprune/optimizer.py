@@ -14,8 +14,6 @@ from kprune.schedules import PruningSchedule, check_schedule
 
 # A restored mask is taken as it is when its count is this near to the schedule's.
 _ROUNDING = 1e-5
-# The sparsities of a schedule that are counted in double precision.
-_NAMED_SPARSITIES = ("initial_sparsity", "final_sparsity")
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -160,21 +158,24 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
         Weights in mid-training are exactly zero where they are masked, so that the
         masks need not be saved. Where the zeros are not what the schedule asks for by
-        now (a dense model, a schedule that has begun), weights are pruned to it.
+        now (a dense model, a schedule that has begun), weights are pruned to it, by
+        magnitude, since no gradient is at hand.
         """
-        step = int(self.iterations)
+        step = _backend.to_int(self.iterations)
+        if step == 0:
+            return  # The first step makes an update that falls on step 0.
         for group, masks in zip(self._groups, self._masks):
             setting = group.setting
             update = setting.schedule.last_update(step)
             if update is None:
                 continue
             sparsity = float(setting.schedule(update)[1])
-            values = [ops.convert_to_tensor(w.variable) for w in group.weights]
+            values = [_backend.read(w.variable) for w in group.weights]
             kept = [ops.not_equal(value, 0) for value in values]
             zeros = selection.count_zeros(group.weights)
             size = sum(math.prod(w.variable.shape) for w in group.weights)
             if sparsity == 0 or abs(zeros - sparsity * size) > 1 + _ROUNDING * size:
-                kept = self._group_masks(group, values, sparsity, scores=Magnitude())
+                kept = group.masks(values, sparsity, scores=Magnitude())
             _backend.assign_masked([w.variable for w in group.weights], kept, masks)
 
     def apply(self, grads, trainable_variables=None):
@@ -192,7 +193,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 with keras.name_scope(self.name):
                     self.build(trainable_variables)
         # A sum is a new tensor; the counter itself may be updated in place.
-        before = ops.convert_to_tensor(self.iterations) + 0
+        before = _backend.read(self.iterations) + 0
         self.base_optimizer.apply(grads, trainable_variables)
         self._prune(before, grads, trainable_variables or self._trainable_variables)
 
@@ -207,7 +208,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         base_values = optimizer_variables[: len(base)]
         mask_values = optimizer_variables[len(base) :]
         with keras.StatelessScope(state_mapping=list(zip(base, base_values))):
-            before = ops.convert_to_tensor(self.iterations)
+            before = _backend.read(self.iterations)
         trainable_variables, base_values = self.base_optimizer.stateless_apply(
             base_values, grads, trainable_variables
         )
@@ -221,7 +222,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         )
 
     def _prune(self, before, grads, trainable_variables):
-        step = ops.convert_to_tensor(self.iterations)
+        step = _backend.read(self.iterations)
         for group, masks in zip(self._groups, self._masks):
             update, sparsity = group.setting.schedule(step)
             # An update at step 0 is made at the first step there is.
@@ -229,12 +230,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             # Nothing has changed while gradients accumulate, or after an overflow.
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
             variables = [weight.variable for weight in group.weights]
-            values = [ops.convert_to_tensor(v) for v in variables]
+            values = [_backend.read(v) for v in variables]
             gradients = self._gradients(group, grads, trainable_variables)
-            kept = ops.cond(
+            kept = _backend.cond(
                 update,
-                lambda g=group, v=values, s=sparsity, d=gradients: self._group_masks(g, v, s, d),
-                lambda m=masks: [ops.convert_to_tensor(mask) for mask in m],
+                lambda g=group, v=values, s=sparsity, d=gradients: g.masks(v, s, d),
+                lambda m=masks: [_backend.read(mask) for mask in m],
             )
             _backend.assign_masked(variables, kept, masks)
             self._mask_averages(variables, kept)
@@ -250,22 +251,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     f"{group.setting.criterion} needs gradients, and {weight.name} has none."
                 )
         return _backend.sum_over_replicas(found)
-
-    def _group_masks(self, group, values, sparsity, gradients=None, scores=None):
-        setting = group.setting
-        scores = scores or setting.criterion
-        gradients = gradients or [None] * len(values)
-        shapes = [tuple(weight.variable.shape) for weight in group.weights]
-        axes = [weight.axes for weight in group.weights]
-        units, counts = [], []
-        for value, gradient, shape, ax in zip(values, gradients, shapes, axes):
-            units.append(setting.pattern.units(scores(value, gradient), ax))
-            counts.append(setting.pattern.count(shape, ax))
-        known = [getattr(setting.schedule, name, None) for name in _NAMED_SPARSITIES]
-        masks = setting.allocation.unit_masks(
-            units, counts, shapes, sparsity, [s for s in known if s is not None]
-        )
-        return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
 
     def _mask_averages(self, variables, masks):
         # So that weights swapped or overwritten with their averages are sparse, too.
@@ -288,7 +273,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.base_optimizer.finalize_variable_values(var_list)
         for group, masks in zip(self._groups, self._masks):
             variables = [weight.variable for weight in group.weights]
-            _backend.assign_masked(variables, [ops.convert_to_tensor(m) for m in masks])
+            _backend.assign_masked(variables, [_backend.read(m) for m in masks])
 
     def masks(self):
         """Return the masks as a dict from each pruned variable's path to a bool variable."""

@@ -8,6 +8,7 @@ import string
 import keras
 from keras import ops
 
+from kprune import _backend
 from kprune.allocation import Allocation, Uniform, check_allocation
 from kprune.criteria import Criterion, Magnitude
 from kprune.patterns import INPUT_OUTPUT, NM, Pattern, Unstructured, check_pattern
@@ -218,7 +219,7 @@ def group(found, default, layers=None):
 
 def count_zeros(found):
     """Return how many entries of the `Weight`s are zero, now."""
-    values = (ops.convert_to_tensor(weight.variable) for weight in found)
+    values = (_backend.read(weight.variable) for weight in found)
     return sum(int(ops.sum(ops.cast(value == 0, "int32"))) for value in values)
 
 

@@ -1,0 +1,66 @@
+"""Pruning on more than one device."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.training import backend
+
+MIRRORED = """
+import numpy as np, tensorflow as tf, keras, kprune
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.training import compiled, data, expected_zeros, mlp, zeros
+x, y = data()
+for how in ({}, {"steps_per_execution": 7}):
+    for criterion in (kprune.Magnitude(), kprune.Taylor()):
+        for built in (True, False):
+            keras.utils.set_random_seed(0)
+            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+            with strategy.scope():
+                model = compiled(mlp(built=built), keras.optimizers.Adam(use_ema=True), **how)
+            model.fit(x, y, batch_size=16, epochs=4, verbose=0,
+                      callbacks=[kprune.Pruning(0.9, criterion=criterion)])
+            assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
+            masks = model.optimizer.masks().values()
+            for variable in [*masks, *model.trainable_variables]:
+                replicas = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+                assert len(replicas) == 2
+                np.testing.assert_array_equal(*replicas)
+            kprune.strip_pruning(model)
+            model.fit(x, y, batch_size=16, verbose=0)
+            print("ok", how, criterion, built)
+"""
+
+JAX_DATA_PARALLEL = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import keras, kprune
+from tests.training import compiled, data, expected_zeros, mlp, zeros
+keras.distribution.set_distribution(keras.distribution.DataParallel())
+model, (x, y) = compiled(mlp()), data()
+model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.9)])
+assert zeros(model) == expected_zeros(model, 0.9)
+print("ok")
+"""
+
+
+def run(script, pytestconfig):
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
+    if backend() != "tensorflow":
+        pytest.skip("tf.distribute")
+    assert run(MIRRORED, pytestconfig).count("ok") == 8
+
+
+def test_jax_data_parallel(pytestconfig):
+    if backend() != "jax":
+        pytest.skip("keras.distribution")
+    assert run(JAX_DATA_PARALLEL, pytestconfig).count("ok") == 1
