@@ -3,7 +3,6 @@
 import pickle
 import sys
 from pathlib import Path
-from unittest import mock
 
 import keras
 
@@ -16,15 +15,9 @@ def main(folder):
     """Convert the model in `folder` as its job says; leave a result, or a refusal, there."""
     job = pickle.loads((folder / transport.JOB).read_bytes())
     objects = {name: pickle.loads(data) for name, data in job["objects"].items()}
-
-    def load_lambda(code, *args, **kwargs):
-        name = code[0] if isinstance(code, list | tuple) else code
-        return objects[name]
-
-    with mock.patch("keras.src.utils.python_utils.func_load", load_lambda):
-        model = keras.saving.load_model(
-            folder / transport.MODEL, custom_objects=objects, compile=False, safe_mode=False
-        )
+    model = keras.saving.load_model(
+        folder / transport.MODEL, custom_objects=objects, compile=False, safe_mode=False
+    )
     try:
         data = convert(model, job["request"])
     except ExportError as error:

@@ -57,12 +57,11 @@ def _to_tflite(model, request):
     integer = request.calibration is not None
     unroll = _unrolled(model) if integer else contextlib.nullcontext()
     with _convertible(model), unroll, tempfile.TemporaryDirectory() as folder:
-        serve = _traced(model, request)
-        concrete = serve.get_concrete_function()
+        concrete = _traced(model, request)
         if integer:
             _refuse_loops(concrete)
         module = tf.Module()
-        module.serve, module.captured = serve, list(concrete.variables)
+        module.variables_of_the_model = list(concrete.variables)
         tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _set_options(converter, request)
@@ -112,17 +111,33 @@ def _explained(error, request):
             "TFLite has no operators for a loop over time (LSTM, GRU, SimpleRNN, ...) with a free "
             "batch size. Pass batch_size=1, or the batch size you will run with."
         )
+    if "Empty min/max" in text and any("int" in spec.dtype for spec in request.signature.flat):
+        return ExportError(
+            f"TFLite cannot quantize a model with integer inputs as {request.quantize}. Use "
+            "quantize='int8' or 'dynamic'."
+        )
     return error
 
 
 def _to_onnx(model, request):
     import tf2onnx
 
-    specs = [_tf_spec(spec) for spec in request.signature.flat]
-    with _convertible(model), _erf_gelu():
-        proto, _ = tf2onnx.convert.from_function(
-            _traced(model, request),
-            input_signature=specs,
+    specs = request.signature.flat
+    with _convertible(model):
+        concrete = _traced(model, request)
+        # Constants that layers captured (Normalization's mean) come after the real inputs, and
+        # `tf2onnx.convert.from_function` would make inputs of them too.
+        inputs = [tensor.name for tensor in concrete.inputs[: len(specs)]]
+        outputs = [concrete.structured_outputs[name].name for name in request.outputs]
+        proto, _ = tf2onnx.convert.from_graph_def(
+            tf2onnx.tf_loader.from_function(concrete, inputs, outputs),
+            name=model.name,
+            input_names=inputs,
+            output_names=outputs,
+            tensors_to_rename={
+                **dict(zip(inputs, [spec.name for spec in specs])),
+                **dict(zip(outputs, request.outputs)),
+            },
             opset=request.opset,
             custom_op_handlers={"Erfc": (_erfc_from_erf, [])},
         )
@@ -146,24 +161,8 @@ def _erfc_from_erf(graph, node, name, args):
     )
 
 
-@contextlib.contextmanager
-def _erf_gelu():
-    """Write exact GELU the way ONNX Runtime recognizes and runs in one kernel."""
-    import tensorflow as tf
-
-    original = tf.nn.gelu
-
-    def gelu(features, approximate=False, name=None):
-        if approximate:
-            return original(features, approximate, name)
-        return 0.5 * (features * (1.0 + tf.math.erf(features / 2**0.5)))
-
-    with mock.patch.object(tf.nn, "gelu", gelu):
-        yield
-
-
 def _traced(model, request):
-    """Wrap the model as a function of flat, named tensors that returns named outputs."""
+    """Trace the model as a function of flat, named tensors that returns named outputs."""
     import tensorflow as tf
 
     def serve(*tensors):
@@ -173,7 +172,7 @@ def _traced(model, request):
         return {name: tf.identity(leaf) for name, leaf in zip(request.outputs, leaves)}
 
     specs = [_tf_spec(spec) for spec in request.signature.flat]
-    return tf.function(serve, input_signature=specs, autograph=False)
+    return tf.function(serve, input_signature=specs, autograph=False).get_concrete_function()
 
 
 def _tf_spec(spec):

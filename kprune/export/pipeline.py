@@ -53,7 +53,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     with progress() as show:
         show(f"running '{model.name}' in Keras …")
         reference = verification.run_keras(model, signature, arrays)
-        notes += _precision_note(model, signature, arrays, reference)
+        notes += _reference_notes(model, signature, arrays, reference)
         request = Request(
             format=runtime.format,
             signature=signature.with_batch(batch_size),
@@ -115,20 +115,25 @@ def _data(model, signature, inputs, representative_data, batch_size):
     return arrays, calibration, notes
 
 
-def _precision_note(model, signature, arrays, reference):
-    """Say how far the float32 of the file is from the model's own precision."""
+def _reference_notes(model, signature, arrays, reference):
+    """Say what limits the comparison: the model's own precision, and outputs that never vary."""
+    notes = []
     layers = precision.low_precision_layers(model)
-    if not layers:
-        return []
-    own = verification.run_keras(
-        model, signature, arrays, precision=lambda model: contextlib.nullcontext()
-    )
-    difference = max(d.max_rel_diff for d in verification.compare_all(reference, own.outputs))
-    dtypes = " and ".join(sorted({layer.compute_dtype for layer in layers}))
-    return [
-        f"the file computes in float32, and was compared with the Keras model in float32; in "
-        f"{dtypes} the model's own outputs differ by up to {difference:.2g} (relative)"
-    ]
+    if layers:
+        own = verification.run_keras(model, signature, arrays, precision=contextlib.nullcontext)
+        difference = max(d.max_rel_diff for d in verification.compare_all(reference, own.outputs))
+        dtypes = " and ".join(sorted({layer.compute_dtype for layer in layers}))
+        notes.append(
+            "the file computes in float32, and was compared with the Keras model in float32; in "
+            f"{dtypes} the model's own outputs differ by up to {difference:.2g} (relative)"
+        )
+    constant = verification.constant_outputs(reference)
+    if constant:
+        notes.append(
+            f"the same for every sample, so hardly verified: {', '.join(constant)} (pass `inputs=` "
+            "on which the model says different things)"
+        )
+    return notes
 
 
 def _run(runtime, path, request, arrays):

@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
+
+_CHATTER = re.compile(r"\s*$|[IW]\d{4} |WARNING: All log messages before absl|INFO:")
 
 
 class Transcript:
@@ -14,8 +17,9 @@ class Transcript:
     text = ""
 
     def tail(self, lines=20):
-        """Return the last `lines` non-empty lines that were printed."""
-        return "\n".join([line for line in self.text.splitlines() if line.strip()][-lines:])
+        """Return the last `lines` lines that were printed, without INFO and WARNING logs."""
+        kept = [line for line in self.text.splitlines() if not _CHATTER.match(line)]
+        return "\n".join(kept[-lines:])
 
 
 @contextlib.contextmanager

@@ -125,6 +125,11 @@ def _from_keras_tensor(tensor):
 
 
 def _exported_dtype(dtype):
+    if not any(kind in dtype for kind in ("float", "int", "bool")):
+        raise ValueError(
+            f"Only models with numeric inputs can be exported: move {dtype} preprocessing, such as "
+            f"StringLookup or TextVectorization, in front of the model. Received: dtype={dtype!r}"
+        )
     return "float32" if "float" in dtype else dtype
 
 

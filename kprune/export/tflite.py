@@ -18,7 +18,6 @@ class LiteRT:
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_path=str(path))
-        interpreter.allocate_tensors()
         signature = interpreter.get_signature_runner()
         used = signature.get_input_details()
         for feed in feeds:
@@ -40,7 +39,10 @@ class LiteRT:
             )
         notes = []
         if request.sparse and not any(t.sparse for _, tensors in operators for t in tensors):
-            notes.append("no weight is at least 30% zero, so none is stored sparse")
+            notes.append(
+                "no weight is stored sparse: TFLite does so for weights of dense layers and of 2D "
+                "convolutions that are at least 30% zero"
+            )
         if request.quantize in INTEGER_ONLY:
             notes.append("inputs and outputs stay float32; the file quantizes them itself")
             notes += _float_note(operators)
@@ -93,10 +95,14 @@ def export_tflite(
             - `None`: float32.
             - `"float16"`: weights in 16 bits, arithmetic in float32. Half the size.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
-            - `"int8"`: all arithmetic in 8-bit integers; inputs and outputs stay float32. Needs
-              `representative_data`. An operator without an 8-bit kernel is an error.
-            - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`.
-              Operators without a kernel for it stay in float; the report names them.
+            - `"int8"`: weights and activations in 8 bits; inputs and outputs stay float32. Needs
+              `representative_data`.
+            - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`. For
+              convolutional, dense and recurrent models: TFLite has no such kernels for
+              Embedding or LayerNormalization.
+
+            Operators without an integer kernel stay in float; the report names them. Recurrent
+            layers are unrolled for the last two.
         representative_data: what the model will see, to calibrate `"int8"` and `"int16x8"` with:
             arrays of samples shaped like the model's inputs; or an iterable (generator,
             `tf.data.Dataset`) of batches, single samples, or `(inputs, targets)`; or a function

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import types
 from pathlib import Path
-from unittest import mock
 
 import keras
 
@@ -91,8 +90,7 @@ def _environment():
 
 def _pack(model, request, folder):
     """Write the model and everything needed to load it."""
-    lambdas = {}
-    with quiet(), _lambdas_by_name(lambdas):
+    with quiet(), _custom_objects(model) as objects:
         try:
             model.save(folder / MODEL)
         except Exception as error:
@@ -101,7 +99,7 @@ def _pack(model, request, folder):
                 f"{keras.backend.backend()} backend goes through a `.keras` file that is loaded "
                 f"on TensorFlow. {type(error).__name__}: {error}"
             ) from error
-    objects, failures = _pickled({**_custom_objects(model), **lambdas})
+        objects, failures = _pickled(objects)
     job = {"request": request, "objects": objects}
     (folder / JOB).write_bytes(pickle.dumps(job))
     return objects, failures
@@ -127,18 +125,43 @@ def _child_failure(model, request, code, folder, objects, failures):
     )
 
 
+@contextlib.contextmanager
 def _custom_objects(model):
-    """Collect every class and function of the model that Keras itself does not define."""
-    found = dict(keras.saving.get_custom_objects())
+    """Collect the classes and functions of the model that Keras does not define, by name.
+
+    A `.keras` file does not hold lambdas so that they could be loaded again; inside the block
+    they have names, and so are saved like other functions.
+    """
+    found, lambdas = dict(keras.saving.get_custom_objects()), []
     for layer in model._flatten_layers():
-        for value in [layer, *vars(layer).values()]:
-            thing = value if isinstance(value, type | types.FunctionType) else type(value)
-            module = getattr(thing, "__module__", None) or ""
-            restorable = isinstance(value, types.FunctionType) or hasattr(value, "get_config")
-            if restorable and module.partition(".")[0] not in ("keras", "builtins", "kprune"):
+        for value in [layer, *_attributes(layer)]:
+            function = isinstance(value, types.FunctionType)
+            if function and value.__name__ == "<lambda>":
+                lambdas.append(value)
+                value.__name__ = f"lambda_{len(lambdas)}"
+            if function or hasattr(value, "get_config"):
+                thing = value if function else type(value)
                 found[thing.__name__] = thing
                 found[keras.saving.get_registered_name(thing)] = thing
-    return {name: thing for name, thing in found.items() if name != "<lambda>"}
+    try:
+        yield {name: thing for name, thing in found.items() if not _is_known(thing)}
+    finally:
+        for function in lambdas:
+            function.__name__ = "<lambda>"
+
+
+def _attributes(layer):
+    for value in vars(layer).values():
+        if isinstance(value, dict):
+            yield from value.values()
+        elif isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
+
+
+def _is_known(thing):
+    return getattr(thing, "__module__", "").partition(".")[0] in ("keras", "kprune", "builtins")
 
 
 def _pickled(objects):
@@ -164,16 +187,3 @@ def _importable(module):
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
-
-
-@contextlib.contextmanager
-def _lambdas_by_name(store):
-    """Save lambdas under a name, in `store`: Keras' own way loses the globals they use."""
-
-    def dump(function):
-        name = f"lambda {len(store)}"
-        store[name] = function
-        return name, None, None
-
-    with mock.patch("keras.src.utils.python_utils.func_dump", dump):
-        yield

@@ -93,6 +93,16 @@ def compare_all(reference, outputs):
     ]
 
 
+def constant_outputs(reference):
+    """Return the names of outputs that are (nearly) the same for every verification sample."""
+    return [
+        name
+        for name, output in zip(reference.names, reference.outputs)
+        if len(output) > 1
+        and np.ptp(output.astype("float64"), axis=0).max() < 1e-4 * np.abs(output).max()
+    ]
+
+
 def _rms(values):
     return np.sqrt(np.mean(values**2)) if values.size else 0.0
 
