@@ -1,6 +1,7 @@
 """The `kprune` command: benchmark, sparsity, flops, demo."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -84,3 +85,27 @@ def flops(file: KerasFile, batch_size: BatchSize = 1, free_dim: FreeDim = None, 
         import kprune.measure
 
         _finish(kprune.measure.flops(file, batch_size, free_dim), json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what comes out.")] = Path("kprune-demo"),
+    sparsity: Annotated[float, typer.Option(help="Share of zeros to prune to, in [0, 1).")] = 0.9,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Of each training.", show_default="by the data")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="An .npz with x_train, y_train, x_test, y_test: images and classes.",
+            show_default="scikit-learn's digits",
+        ),
+    ] = None,
+):
+    """Train a small CNN dense and pruned, export both, and measure them side by side."""
+    with plain_errors():
+        import kprune.demo
+
+        _finish(kprune.demo.demo(out, sparsity, epochs, seed, data), None)
+        print(f"\nThe files are in {out}{os.sep}; the figures in demo.json and demo.png there.")

@@ -93,23 +93,13 @@ class BenchmarkReport(Printable):
             ">non-zero": [tables.count(row.nonzeros) for row in self.rows],
             ">FLOPs": [tables.scaled(row.flops) for row in self.rows],
         }
-        notes = [
-            f"speed: latency of {names['file'][0]} / this file's, the median over interleaved "
-            "rounds; above 1 is faster.",
-            "parameters: of weights of rank 2 or more. FLOPs: zeros count; - where not known.",
-        ]
         title = f"Latency: {self.threads} thread(s), batch {self.batch_size}, {self.rounds} rounds"
-
-        def table(columns, title, notes):
-            return tables.table(
-                list(columns), list(zip(*columns.values())), title=title, notes=notes
-            )
-
-        return tables.Fitting(
-            table(names | latency | sizes, title, notes),
-            table(names | latency, title, notes[:1]),
-            table(names | sizes, "Size", notes[1:]),
+        speed_note = (
+            f"speed: latency of {names['file'][0]} / this file's, the median over interleaved "
+            "rounds; above 1 is faster."
         )
+        size_note = "parameters: of weights of rank 2 or more. FLOPs: zeros count; - if not known."
+        return tables.Parts(names, (title, latency, [speed_note]), ("Size", sizes, [size_note]))
 
     def plot(self, path):
         """Draw latency and sizes as bars into a `.png`, `.svg` or `.pdf` file.

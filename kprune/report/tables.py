@@ -97,15 +97,29 @@ def table(columns, rows, *, title, notes=(), total=None):
     return Group(Text(title, style="bold"), body, *(Text(note, style="dim") for note in notes))
 
 
-class Fitting:
-    """Shows the first renderable where it fits into the terminal's width, else the others."""
+class Parts:
+    """A table that falls into several, one below the other, where the terminal is too narrow.
 
-    def __init__(self, wide, *narrow):
-        self.wide, self.narrow = wide, narrow
+    Args:
+        key: {column: cells} that every part begins with.
+        parts: (title, {column: cells}, notes) of each part; the whole takes the first's title.
+    """
+
+    def __init__(self, key, *parts):
+        self.parts = [_by_column(title, key | columns, notes) for title, columns, notes in parts]
+        everything, notes = dict(key), []
+        for _, columns, more in parts:
+            everything |= columns
+            notes += more
+        self.whole = _by_column(parts[0][0], everything, notes)
 
     def __rich_console__(self, console, options):
-        needed = Measurement.get(console, options.update(max_width=10_000), self.wide).maximum
-        yield from [self.wide] if needed <= options.max_width else self.narrow
+        needed = Measurement.get(console, options.update(max_width=10_000), self.whole).maximum
+        yield from [self.whole] if needed <= options.max_width else self.parts
+
+
+def _by_column(title, columns, notes):
+    return table(list(columns), zip(*columns.values()), title=title, notes=notes)
 
 
 class Printable:
