@@ -127,11 +127,20 @@ def _is_arrays(signature, data):
     if isinstance(data, dict):
         return True
     if isinstance(data, list | tuple):
-        return len(data) == len(signature.flat) and all(
-            np.ndim(leaf) == len(spec.shape)
-            for leaf, spec in zip(keras.tree.flatten(data), signature.flat)
-        )
+        specs = signature.flat
+        if len(specs) == 1 and _rank(data) == len(specs[0].shape):
+            return True  # one array, as nested lists
+        leaves = keras.tree.flatten(data)
+        ranks = [_rank(leaf) for leaf in leaves[: len(specs)]]
+        return len(leaves) == len(specs) and ranks == [len(spec.shape) for spec in specs]
     return hasattr(data, "shape")
+
+
+def _rank(data):
+    try:
+        return np.ndim(data)
+    except ValueError:  # arrays of different shapes
+        return None
 
 
 def _batch_of(signature, batch, name):

@@ -1,0 +1,176 @@
+"""Quantized and sparse TFLite files of small trained models."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kprune.export import ExportError, VerificationError, export_tflite
+from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_tflite
+from tests.zoo import ZOO
+
+pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return (data.images / 16).astype("float32")[..., None], data.target
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    x, y = digits
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3, use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x[:1500], y[:1500], epochs=8, verbose=0)
+    return model
+
+
+def accuracy(path, x, y):
+    hits = 0
+    for sample, label in zip(x, y):
+        (output,) = run_tflite(path, {"input": sample[None]}).values()
+        hits += int(output.argmax() == label)
+    return hits / len(y)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "shrinks", "dtype"),
+    [
+        ("float16", 0.55, "float16"),
+        ("dynamic", 0.35, "int8"),
+        ("int8", 0.35, "int8"),
+        ("int16x8", 0.35, "int8"),
+    ],
+)
+def test_quantized_files_are_small_and_keep_accuracy(
+    quantize, shrinks, dtype, trained, digits, tmp_path
+):
+    x, y = digits
+    dense = export_tflite(trained, tmp_path / "dense.tflite")
+    data = x[:200] if quantize.startswith("int") else None
+    report = export_tflite(
+        trained, tmp_path / "small.tflite", quantize=quantize, representative_data=data
+    )
+    assert report.bytes < shrinks * dense.bytes
+    kinds = {weight.name.split("/")[-2]: weight.dtype for weight in report.weights}
+    assert kinds["dense"] == kinds["conv2d_1"] == dtype
+    assert report.top1_agreement >= 0.9
+    held_out = slice(1500, None)
+    keras_accuracy = float((trained(x[held_out]).numpy().argmax(1) == y[held_out]).mean())
+    assert keras_accuracy > 0.8
+    assert accuracy(report.path, x[held_out], y[held_out]) > keras_accuracy - 0.03
+
+
+@pytest.mark.parametrize(("kind", "quantize"), [("lstm", "int8"), ("gru", "int16x8")])
+def test_recurrent_layers_quantize_and_stay_as_they_were(kind, quantize, tmp_path):
+    model = ZOO[kind]()
+    data = np.random.default_rng(0).normal(size=(40, 10, 6))
+    report = export_tflite(
+        model, tmp_path / "m.tflite", quantize=quantize, representative_data=data
+    )
+    assert {weight.dtype for weight in report.weights} == {"int8"}
+    assert report.outputs[0].rms_rel_diff < 0.05
+    assert not any(getattr(layer, "unroll", False) for layer in model.layers)
+
+
+def test_loops_that_would_crash_the_calibrator_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((None, 6)), layers.LSTM(4)])
+    data = np.zeros((4, 5, 6))
+    with pytest.raises(ExportError, match=r"(?i)unroll"):
+        export_tflite(model, tmp_path / "m.tflite", quantize="int8", representative_data=data)
+
+
+def test_embedding_to_int8_but_not_to_int16x8(tmp_path):
+    model = ZOO["embedding"]()
+    ids = np.random.default_rng(0).integers(0, 50, (30, 12))
+    report = export_tflite(model, tmp_path / "m.tflite", quantize="int8", representative_data=ids)
+    assert {weight.dtype for weight in report.weights} == {"int8"}
+    with pytest.raises(ExportError, match="quantize='int8'"):
+        export_tflite(model, tmp_path / "n.tflite", quantize="int16x8", representative_data=ids)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_wrong_ranges_are_caught_by_verification(trained, digits, tmp_path):
+    x, _ = digits
+    with pytest.raises(VerificationError, match=r"root mean square.*top-1 agreement"):
+        export_tflite(
+            trained,
+            tmp_path / "m.tflite",
+            quantize="int8",
+            representative_data=x[:50] * 0.01,
+            inputs=x[:50],
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tolerance_can_be_set(trained, tmp_path):
+    with pytest.raises(VerificationError, match="at most 1e-09 is allowed"):
+        export_tflite(trained, tmp_path / "m.tflite", quantize="float16", tolerance=1e-9)
+    assert export_tflite(trained, tmp_path / "m.tflite", quantize="float16", tolerance=0.5)
+
+
+def four_by_one_blocks(weight, sparsity=0.8):
+    scores = np.abs(weight).reshape(len(weight) // 4, 4, -1).sum(1)
+    return weight * np.repeat(scores >= np.quantile(scores, sparsity), 4, axis=0)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    model = keras.Sequential(
+        [
+            keras.Input((10, 10, 4)),
+            layers.Conv2D(32, 1),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, activation="relu", name="blocks"),
+            layers.Dense(8),
+        ]
+    )
+    prune_by_hand(model, 0.8)
+    return model
+
+
+@pytest.mark.parametrize("quantize", [None, "float16"])
+def test_sparse_encoding_is_smaller_and_read_back_exactly(quantize, wide, tmp_path):
+    zeros = prune_by_hand(wide, 0.8)
+    dense = export_tflite(wide, tmp_path / "dense.tflite", quantize=quantize)
+    sparse = export_tflite(wide, tmp_path / "sparse.tflite", quantize=quantize, sparse=True)
+    assert sparse.bytes < 0.5 * dense.bytes
+    assert {weight.encoding for weight in dense.weights} == {"dense"}
+    assert {weight.encoding for weight in sparse.weights} == {"sparse"}
+    assert {weight.name: weight.sparsity for weight in sparse.weights} == pytest.approx(zeros)
+
+
+def test_sparse_blocks(wide, tmp_path):
+    kernel = wide.get_layer("blocks").kernel
+    dense = np.random.default_rng(0).normal(size=kernel.shape) / 32
+    kernel.assign(four_by_one_blocks(dense))
+    share = 1 - np.count_nonzero(kernel) / kernel.numpy().size
+    report = export_tflite(wide, tmp_path / "m.tflite", sparse=True)
+    (stored,) = [weight for weight in report.weights if weight.name.endswith("blocks/kernel")]
+    assert (stored.encoding, stored.sparsity) == ("sparse", pytest.approx(share))
+    # The converter writes this one so that LiteRT would read beyond its end.
+    with pytest.raises(ExportError, match="1x4"):
+        export_tflite(wide, tmp_path / "n.tflite", quantize="float16", sparse=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
+
+
+def test_nothing_to_store_sparse_is_noted(tmp_path):
+    report = export_tflite(ZOO["mlp"](), tmp_path / "m.tflite", sparse=True)
+    assert any("no weight is stored sparse" in note for note in report.notes)
