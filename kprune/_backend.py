@@ -6,6 +6,9 @@ import keras
 from keras import ops
 from keras.src.backend import in_stateless_scope
 
+# At most 255, so that 8 bits hold the number of True in a row.
+_ROW = 128
+
 
 def is_tensorflow():
     """Whether Keras runs on TensorFlow."""
@@ -28,13 +31,15 @@ def cond(predicate, true_fn, false_fn):
     return ops.cond(predicate, true_fn, false_fn)
 
 
-def count_below(bits, threshold):
-    """How many entries of an integer tensor are below a scalar, as int32."""
-    below = bits < threshold
-    if keras.backend.backend() == "torch":
+def count_true(condition):
+    """How many entries of a bool tensor are True, as an int32 scalar."""
+    backend = keras.backend.backend()
+    if backend == "torch":
         # A cast and a sum take six times as long there.
-        return below.count_nonzero().to(dtype=_torch().int32)
-    return ops.sum(ops.cast(below, "int32"))
+        return condition.count_nonzero().to(dtype=_torch().int32)
+    if backend == "tensorflow":
+        return _tf_count(condition)
+    return ops.sum(ops.cast(condition, "int32"))
 
 
 def assign_masked(variables, masks, mask_variables=()):
@@ -127,6 +132,20 @@ def _torch():
     import torch
 
     return torch
+
+
+def _tf_count(condition):
+    # Sums of rows first, in the smallest type that holds them, as memory traffic is
+    # all the time this takes. TensorFlow sums no 8-bit integers on GPUs, and 32-bit
+    # ones there only after it has copied them to the host.
+    import tensorflow as tf
+
+    dtype = tf.float16 if tf.config.list_logical_devices("GPU") else tf.uint8
+    flat = tf.cast(tf.reshape(condition, (-1,)), dtype)
+    whole = flat.shape[0] // _ROW * _ROW
+    rows = tf.reduce_sum(tf.reshape(flat[:whole], (-1, _ROW)), axis=1)
+    total = sum(tf.reduce_sum(tf.cast(part, tf.int64)) for part in (rows, flat[whole:]))
+    return tf.cast(total, tf.int32)
 
 
 def _tf_assign_masked(variables, masks, mask_variables):

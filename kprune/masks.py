@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune._backend import count_below, jit_on_jax
+from kprune._backend import count_true, jit_on_jax
 from kprune.patterns import INPUT_OUTPUT, Unstructured
 from kprune.schedules import check_sparsity
 
@@ -89,10 +89,10 @@ def lowest_pruned(scores, count):
     def break_ties():
         masks, left = [], ops.cast(count, "int32") - below_low
         for b in bits:
-            tied = ops.cast(b == threshold, "int32")
-            pruned_ties = ops.logical_and(b == threshold, ops.cumsum(tied) <= left)
-            masks.append(ops.logical_and(b >= threshold, ops.logical_not(pruned_ties)))
-            left = left - ops.sum(tied)
+            tied = b == threshold
+            pruned = ops.logical_and(tied, ops.cumsum(ops.cast(tied, "int32")) <= left)
+            masks.append(ops.logical_and(b >= threshold, ops.logical_not(pruned)))
+            left = left - count_true(tied)
         return masks
 
     masks = ops.cond(exact, clean, break_ties)
@@ -113,7 +113,7 @@ def _bisect(bits, count, infinity):
 
     def halve(low, high, below_low, below_high):
         middle = low + (high - low) // 2
-        below = sum(count_below(b, ops.cast(middle, b.dtype)) for b in bits)
+        below = sum(count_true(b < ops.cast(middle, b.dtype)) for b in bits)
         enough = below > count
         return (
             ops.where(enough, low, middle),
