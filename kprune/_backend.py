@@ -73,18 +73,21 @@ def apply_mask(value, mask):
     return ops.where(mask, value, ops.zeros((), dtype=value.dtype))
 
 
-def sum_over_replicas(gradients):
-    """Gradients summed over the replicas of a TensorFlow distribution strategy."""
+def mean_over_replicas(gradients):
+    """Gradients averaged over the replicas of a TensorFlow distribution strategy.
+
+    The optimizer, which sums gradients over replicas, comes to the same sum from the
+    averages; and its own reduction waits for this one, as collectives must.
+    """
     if not is_tensorflow():
         return gradients
     import tensorflow as tf
 
-    gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
-        return gradients
-    present = [g for g in gradients if g is not None]
-    reduced = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, present))
+        return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    present = [tf.convert_to_tensor(g) for g in gradients if g is not None]
+    reduced = iter(replica.all_reduce(tf.distribute.ReduceOp.MEAN, present))
     return [None if g is None else next(reduced) for g in gradients]
 
 

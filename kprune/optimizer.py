@@ -194,6 +194,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                     self.build(trainable_variables)
         # A sum is a new tensor; the counter itself may be updated in place.
         before = _backend.read(self.iterations) + 0
+        if any(group.setting.criterion.needs_gradient for group in self._groups):
+            grads = _backend.mean_over_replicas(grads)
         self.base_optimizer.apply(grads, trainable_variables)
         self._prune(before, grads, trainable_variables or self._trainable_variables)
 
@@ -250,7 +252,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 raise ValueError(
                     f"{group.setting.criterion} needs gradients, and {weight.name} has none."
                 )
-        return _backend.sum_over_replicas(found)
+        return found
 
     def _mask_averages(self, variables, masks):
         # So that weights swapped or overwritten with their averages are sparse, too.

@@ -13,24 +13,27 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.training import compiled, data, expected_zeros, mlp, zeros
 x, y = data()
-for how in ({}, {"steps_per_execution": 7}):
-    for criterion in (kprune.Magnitude(), kprune.Taylor()):
-        for built in (True, False):
-            keras.utils.set_random_seed(0)
-            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-            with strategy.scope():
-                model = compiled(mlp(built=built), keras.optimizers.Adam(use_ema=True), **how)
-            model.fit(x, y, batch_size=16, epochs=4, verbose=0,
-                      callbacks=[kprune.Pruning(0.9, criterion=criterion)])
-            assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
-            masks = model.optimizer.masks().values()
-            for variable in [*masks, *model.trainable_variables]:
-                replicas = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
-                assert len(replicas) == 2
-                np.testing.assert_array_equal(*replicas)
-            kprune.strip_pruning(model)
-            model.fit(x, y, batch_size=16, verbose=0)
-            print("ok", how, criterion, built)
+for policy, criterion, built in (
+    ("float32", kprune.Magnitude(), False),
+    ("float32", kprune.Taylor(), True),
+    ("mixed_float16", kprune.Magnitude(), True),
+):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = compiled(mlp(built=built), keras.optimizers.Adam(use_ema=True))
+    model.fit(x, y, batch_size=16, epochs=4, verbose=0,
+              callbacks=[kprune.Pruning(0.9, criterion=criterion)])
+    assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
+    masks = model.optimizer.masks().values()
+    for variable in [*masks, *model.trainable_variables]:
+        replicas = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+        assert len(replicas) == 2
+        np.testing.assert_array_equal(*replicas)
+    kprune.strip_pruning(model)
+    model.fit(x, y, batch_size=16, verbose=0)
+    print("ok", policy, criterion, built)
 """
 
 JAX_DATA_PARALLEL = """
@@ -54,10 +57,12 @@ def run(script, pytestconfig):
     return done.stdout
 
 
+# Not with steps_per_execution > 1: Keras 3.15 itself fails there, without any pruning
+# ("You must feed a value for placeholder tensor").
 def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
-    assert run(MIRRORED, pytestconfig).count("ok") == 8
+    assert run(MIRRORED, pytestconfig).count("ok") == 3
 
 
 def test_jax_data_parallel(pytestconfig):
