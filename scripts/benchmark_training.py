@@ -1,0 +1,502 @@
+"""What pruning costs in training: dense against kprune against TFMOT, side by side in one run.
+
+    python scripts/benchmark_training.py --weights 0.5M,1M,5M --frequency 100 --json out.json
+
+A small CNN is trained on random images of 32 x 32 by four contenders: Keras without pruning,
+Keras with `kprune.Pruning` (the real compiled step of `model.fit`), tf_keras without pruning, and
+TFMOT's wrapper layers on tf_keras. Each lives in a process of its own, so that they cannot
+disturb each other, and only one runs at a time: in every round all of them train for one cycle of
+`--frequency` steps, in five visits each, in shuffled order. Masks change once a cycle, as sparsity
+rises along a cubic from 0 to `--sparsity` over the run. Ratios are those of a contender's mean
+step to the dense mean step of the same library in the same round; the median of the rounds is
+shown, for wall time and for CPU time of the process (all threads), which other load disturbs less.
+
+Then one mask is computed for a 4096 x 4096 weight, by kprune and by top-k.
+
+With KERAS_BACKEND=jax or torch, TFMOT and tf_keras are left out.
+"""
+
+import itertools
+import multiprocessing
+import os
+import platform
+import random
+import statistics
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from _start import start
+
+DENSE, KPRUNE, TF_DENSE, TFMOT = "Keras, dense", "kprune", "tf_keras, dense", "TFMOT"
+BASELINES = {DENSE: DENSE, KPRUNE: DENSE, TF_DENSE: TF_DENSE, TFMOT: TF_DENSE}
+TOP_K, TFMOT_MASK = "top_k of the kept", "TFMOT's mask update"
+VISITS_A_CYCLE = 5
+WARMUP_STEPS = 3
+CLASSES = 10
+
+
+# --- In the contenders' processes ---------------------------------------------------------------
+
+
+def cnn(keras, width):
+    """A CNN of three convolutions and two dense layers; `cnn_size(width)` weights."""
+    layers = keras.layers
+    model = keras.Sequential()
+    model.add(layers.Input((32, 32, 3)))
+    for filters in (width, 2 * width, 4 * width):
+        model.add(layers.Conv2D(filters, 3, padding="same", activation="relu"))
+        model.add(layers.MaxPooling2D())
+    model.add(layers.Flatten())
+    model.add(layers.Dense(16 * width, activation="relu"))
+    model.add(layers.Dense(CLASSES))
+    return model
+
+
+class Training:
+    """A contender: `visit(steps)` trains, and returns the times of each step."""
+
+    def __init__(self, contender, width, batch_size, frequency, sparsity, rounds, jit_compile):
+        if contender in (TF_DENSE, TFMOT):
+            import tf_keras as keras
+        else:
+            import keras
+        keras.utils.set_random_seed(0)
+        self.keras, self.contender, self.frequency = keras, contender, frequency
+        self.steps = 0
+        self.batch = _batch(batch_size)
+        self.model = cnn(keras, width)
+        self.callbacks, first = [], []
+        end = rounds * frequency
+        if contender == KPRUNE:
+            import kprune
+
+            schedule = kprune.PolynomialDecay(0.0, sparsity, 0, end, frequency=frequency)
+            # Installed once: the wrapped optimizer prunes in all later `fit` calls too.
+            first = [kprune.Pruning(schedule=schedule)]
+        elif contender == TFMOT:
+            from tensorflow_model_optimization.sparsity import keras as tfmot
+
+            schedule = tfmot.PolynomialDecay(0.0, sparsity, 0, end, frequency=frequency)
+            self.model = tfmot.prune_low_magnitude(self.model, pruning_schedule=schedule)
+            self.callbacks = [tfmot.UpdatePruningStep()]
+        self.model.compile(
+            optimizer=keras.optimizers.Adam(),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            **({} if jit_compile is None else {"jit_compile": jit_compile}),
+        )
+        self.fit(WARMUP_STEPS, first)
+
+    def fit(self, steps, callbacks):
+        def batches():
+            while True:
+                yield self.batch
+
+        self.model.fit(
+            batches(), steps_per_epoch=steps, verbose=0, callbacks=[*self.callbacks, *callbacks]
+        )
+        self.steps += steps
+
+    def visit(self, steps):
+        """Train for `steps` steps.
+
+        Returns:
+            A list of `(wall seconds, CPU seconds, whether masks changed)`, one a step.
+        """
+        stamps = [None]
+        prunes = self.contender in (KPRUNE, TFMOT)
+        counts = range(self.steps + 1, self.steps + 1 + steps)
+
+        class Timer(self.keras.callbacks.Callback):
+            def on_train_batch_begin(self, batch, logs=None):
+                stamps[0] = stamps[0] or _now()
+
+            def on_train_batch_end(self, batch, logs=None):
+                # Reading the loss waits for the step where it is dispatched asynchronously.
+                float(logs["loss"])
+                stamps.append(_now())
+
+        self.fit(steps, [Timer()])
+        return [
+            (b[0] - a[0], b[1] - a[1], prunes and count % self.frequency == 0)
+            for count, (a, b) in zip(counts, itertools.pairwise(stamps))
+        ]
+
+    def result(self):
+        kernels = [w.numpy() for w in self.model.trainable_weights if len(w.shape) > 1]
+        return sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+
+
+class MaskUpdate:
+    """One update of the mask of a side x side weight: `visit(sparsity)` computes it once."""
+
+    def __init__(self, contender, side, rounds):
+        import keras
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        self.weight = keras.ops.convert_to_tensor(rng.standard_normal((side, side), "float32"))
+        function = {KPRUNE: _kprune_mask, TOP_K: _top_k_mask, TFMOT_MASK: _tfmot_mask}[contender]
+        self.function = {s: _compiled(function(s, side * side)) for s in (0.5, 0.9)}
+        self.density = {}
+        for sparsity in self.function:
+            self.visit(sparsity)
+
+    def visit(self, sparsity):
+        """Return `(wall seconds, CPU seconds)`."""
+        from keras import ops
+
+        start = _now()
+        mask = self.function[sparsity](self.weight)
+        ops.convert_to_numpy(mask[0, 0])  # waits for it
+        end = _now()
+        self.density[sparsity] = float(ops.convert_to_numpy(mask).mean())
+        return end[0] - start[0], end[1] - start[1]
+
+    def result(self):
+        return {sparsity: 1 - density for sparsity, density in self.density.items()}
+
+
+def _kprune_mask(sparsity, size):
+    from keras import ops
+
+    import kprune
+
+    def update(weight):
+        # As in PruningOptimizer: the sparsity is a tensor, computed from the step.
+        units = kprune.Unstructured().units(kprune.Magnitude()(weight))
+        target = ops.convert_to_tensor(sparsity, "float32")
+        shapes = [tuple(weight.shape)]
+        return kprune.Uniform().unit_masks([units], [(size, size)], shapes, target, [sparsity])[0]
+
+    return update
+
+
+def _top_k_mask(sparsity, size):
+    from keras import ops
+
+    kept = round(size * (1 - sparsity))
+
+    def update(weight):
+        scores = ops.abs(weight)
+        return scores >= ops.top_k(ops.reshape(scores, (-1,)), kept)[0][-1]
+
+    return update
+
+
+def _tfmot_mask(sparsity, size):
+    from tensorflow_model_optimization.python.core.sparsity.keras import (
+        pruning_impl,
+        pruning_schedule,
+    )
+
+    pruning = pruning_impl.Pruning(
+        training_step_fn=lambda: 0,
+        pruning_vars=[],
+        pruning_schedule=pruning_schedule.ConstantSparsity(sparsity, 0),
+        block_size=(1, 1),
+        block_pooling_type="AVG",
+    )
+    return lambda weight: pruning._maybe_update_block_mask(weight)[1]
+
+
+def _compiled(function):
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def _batch(size):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((size, 32, 32, 3), "float32")
+    return images, rng.integers(0, CLASSES, size)
+
+
+def _now():
+    return time.perf_counter(), time.process_time()
+
+
+def _serve(pipe, kind, arguments):
+    """The life of a contender's process: make it, then run it whenever told to."""
+    # What the libraries print; errors go through the pipe.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    try:
+        contender = kind(**arguments)
+        pipe.send(None)
+        while (argument := pipe.recv()) is not None:
+            pipe.send(contender.visit(argument))
+        pipe.send(contender.result())
+    except Exception as error:
+        pipe.send(RuntimeError(f"{arguments['contender']}: {type(error).__name__}: {error}"))
+
+
+# --- In the parent's process --------------------------------------------------------------------
+
+
+class Contenders:
+    """The contenders' processes, of which one runs at a time."""
+
+    def __init__(self, kind, names, **arguments):
+        self.kind, self.names, self.arguments = kind, names, arguments
+        self.processes, self.pipes = [], {}
+
+    def __enter__(self):
+        context = multiprocessing.get_context("spawn")
+        for name in self.names:
+            ours, theirs = context.Pipe()
+            arguments = {"contender": name, **self.arguments}
+            process = context.Process(
+                target=_serve, args=(theirs, self.kind, arguments), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self.processes.append(process)
+            self.pipes[name] = ours
+            self._receive(name)
+        return self
+
+    def visit(self, name, argument):
+        self.pipes[name].send(argument)
+        return self._receive(name)
+
+    def results(self):
+        """End all of them, and return what each has to say at last."""
+        return {name: self.visit(name, None) for name in self.names}
+
+    def _receive(self, name):
+        try:
+            answer = self.pipes[name].recv()
+        except EOFError:
+            raise RuntimeError(f"{name}: its process ended without an answer") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.terminate()
+            process.join()
+
+
+def cnn_size(width):
+    """The number of weights of `cnn`, biases included."""
+    convolutions = 9 * (3 * width + 2 * width * width + 8 * width * width) + 7 * width
+    dense = 16 * 4 * width * 16 * width + 16 * width
+    return convolutions + dense + 16 * width * CLASSES + CLASSES
+
+
+def measure_training(width, names, rounds, frequency, advance, **settings):
+    """Train all contenders by turns and return a dict with the figures of each."""
+    visits = [len(range(i, frequency, VISITS_A_CYCLE)) for i in range(VISITS_A_CYCLE)]
+    cycles = {name: [] for name in names}
+    order = random.Random(0)
+    settings = {"width": width, "rounds": rounds, "frequency": frequency, **settings}
+    with Contenders(Training, names, **settings) as contenders:
+        for _ in range(rounds):
+            for name in names:
+                cycles[name].append([])
+            for steps in filter(None, visits):
+                for name in order.sample(names, len(names)):
+                    cycles[name][-1] += contenders.visit(name, steps)
+                    advance()
+        reached = contenders.results()
+    return {name: _summary(name, cycles) | {"sparsity": float(reached[name])} for name in names}
+
+
+def _summary(name, cycles):
+    figures = {}
+    for i, clock in enumerate(("wall", "cpu")):
+        steps = [step for cycle in cycles[name] for step in cycle]
+        updates = [step[i] for step in steps if step[2]]
+        means = {
+            who: [statistics.fmean(step[i] for step in cycle) for cycle in cycles[who]]
+            for who in (name, BASELINES[name])
+        }
+        ratios = [a / b for a, b in zip(means[name], means[BASELINES[name]])]
+        figures[clock] = {
+            "ordinary_step": statistics.median(step[i] for step in steps if not step[2]),
+            "update_step": statistics.median(updates) if updates else None,
+            "mean_step": statistics.median(means[name]),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+        }
+    return figures
+
+
+def measure_masks(side, names, rounds, advance):
+    """Compute masks by turns and return a dict with the figures of each."""
+    times = {(name, sparsity): [] for name in names for sparsity in (0.5, 0.9)}
+    order = random.Random(0)
+    with Contenders(MaskUpdate, names, side=side, rounds=rounds) as contenders:
+        for _ in range(rounds):
+            for name, sparsity in order.sample(list(times), len(times)):
+                times[name, sparsity].append(contenders.visit(name, sparsity))
+                advance()
+        reached = contenders.results()
+    found = {name: {} for name in names}
+    for name, sparsity in times:
+        rounds_of = times[name, sparsity]
+        found[name][str(sparsity)] = {"sparsity": reached[name][sparsity]}
+        for i, clock in enumerate(("wall", "cpu")):
+            ratios = [a[i] / b[i] for a, b in zip(rounds_of, times[KPRUNE, sparsity])]
+            found[name][str(sparsity)][clock] = {
+                "update": statistics.median(t[i] for t in rounds_of),
+                "ratio": statistics.median(ratios),
+            }
+    return found
+
+
+def training_table(title, figures):
+    """One table, two rows for each contender: wall time, and CPU time of its process."""
+    from kprune.report import tables
+
+    rows = []
+    for name, figure in figures.items():
+        for clock in ("wall", "cpu"):
+            times = figure[clock]
+            rows.append(
+                (
+                    name if clock == "wall" else "",
+                    clock,
+                    *(
+                        tables.milliseconds(times[kind])
+                        for kind in ("ordinary_step", "update_step", "mean_step")
+                    ),
+                    f"{times['ratio']:.3f}x",
+                    tables.percent(figure["sparsity"]) if clock == "wall" else "",
+                )
+            )
+    columns = ["contender", "clock", ">ordinary", ">update", ">mean", ">/ dense", ">sparsity"]
+    return tables.table(columns, rows, title=title)
+
+
+def mask_table(title, figures):
+    """One table, a row for each way to compute a mask."""
+    from kprune.report import tables
+
+    rows = []
+    for name, by_sparsity in figures.items():
+        for sparsity, figure in by_sparsity.items():
+            clocks = [figure[clock] for clock in ("wall", "cpu")]
+            times = [tables.milliseconds(clock["update"]) for clock in clocks]
+            rows.append((name, sparsity, *times, *(tables.ratio(c["ratio"]) for c in clocks)))
+    columns = ["contender", "sparsity", ">wall", ">cpu", ">wall / kprune", ">cpu / kprune"]
+    return tables.table(columns, rows, title=title)
+
+
+def _size(text):
+    factor = {"k": 1e3, "m": 1e6}.get(text[-1].lower(), 1)
+    return float(text.rstrip("kKmM")) * factor
+
+
+def _width(weights):
+    """The width of the CNN whose size comes nearest."""
+    return min(range(1, 1000), key=lambda width: abs(cnn_size(width) - weights))
+
+
+def main(
+    weights: Annotated[str, typer.Option(help="Sizes of the CNN, such as 0.5M,1M,5M.")] = "5M",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 64,
+    frequency: Annotated[int, typer.Option(min=1, help="Steps from mask update to update.")] = 100,
+    sparsity: Annotated[float, typer.Option(help="Sparsity at the end of the run.")] = 0.9,
+    rounds: Annotated[int, typer.Option(min=1, help="Cycles of `frequency` steps.")] = 7,
+    mask_rounds: Annotated[int, typer.Option(min=0, help="Mask updates; 0 for none.")] = 5,
+    mask_side: Annotated[int, typer.Option(min=2, help="Side of the square weight.")] = 4096,
+    jit_compile: Annotated[
+        bool | None,
+        typer.Option(help="XLA; off by default on tensorflow, where it slows CNNs on CPUs."),
+    ] = None,
+    tfmot: Annotated[bool, typer.Option(help="Measure TFMOT and tf_keras, too.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Also write everything as JSON here.")] = None,
+):
+    """Measure what pruning costs in training."""
+    start()
+    import keras
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from kprune.report.files import write_json
+
+    console = Console()
+    backend = keras.backend.backend()
+    if jit_compile is None and backend == "tensorflow":
+        jit_compile = False
+    with_tfmot, note = tfmot, "left out, as asked"
+    if backend != "tensorflow":
+        with_tfmot, note = False, f"left out: it trains on tensorflow only, not on {backend}"
+    elif not find_spec("tensorflow_model_optimization") or not find_spec("tf_keras"):
+        with_tfmot, note = False, 'left out: not installed (pip install "kprune[tfmot]")'
+    names = [DENSE, KPRUNE, TF_DENSE, TFMOT] if with_tfmot else [DENSE, KPRUNE]
+    if not with_tfmot:
+        console.print(f"TFMOT is {note}.")
+    widths = [_width(_size(text)) for text in weights.split(",")]
+    settings = {"batch_size": batch_size, "sparsity": sparsity, "jit_compile": jit_compile}
+    mask_names = [KPRUNE, TOP_K, TFMOT_MASK] if with_tfmot else [KPRUNE, TOP_K]
+    report = {
+        "machine": _machine(),
+        "backend": backend,
+        "settings": {"frequency": frequency, "rounds": rounds, **settings},
+        "tfmot": None if with_tfmot else note,
+        "training": [],
+    }
+    terminal = Console(stderr=True)
+    shown = {"console": terminal, "transient": True, "disable": not terminal.is_terminal}
+    with Progress(**shown) as progress:
+        for width in widths:
+            size = cnn_size(width)
+            visits = rounds * len(names) * min(VISITS_A_CYCLE, frequency)
+            bar = progress.add_task(f"training, {size:,} weights", total=visits)
+            figures = measure_training(
+                width, names, rounds, frequency, lambda b=bar: progress.advance(b), **settings
+            )
+            report["training"].append({"weights": size, "contenders": figures})
+            console.print(
+                training_table(
+                    f"A training step: {size:,} weights, batch {batch_size}, {backend}", figures
+                )
+            )
+        if mask_rounds:
+            bar = progress.add_task("masks", total=mask_rounds * len(mask_names) * 2)
+            report["masks"] = measure_masks(
+                mask_side, mask_names, mask_rounds, lambda: progress.advance(bar)
+            )
+            title = f"One mask update: {mask_side} x {mask_side}, float32, {backend}"
+            console.print(mask_table(title, report["masks"]))
+    console.print(
+        f"ordinary, update: medians a step; mean: over cycles of {frequency} steps, one of them "
+        f"with an update, median of {rounds}. CPU: time of all threads of the process.",
+        style="dim",
+    )
+    if json:
+        write_json(json, report)
+
+
+def _machine():
+    packages = ("keras", "tensorflow", "jax", "torch", "tf_keras", "tensorflow-model-optimization")
+    versions = {}
+    for package in packages:
+        if find_spec(package.replace("-", "_")):
+            versions[package] = version(package)
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,113 @@
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="one backend shows that they run"
+)
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    environment = os.environ | {"COLUMNS": "100"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("benchmark_training")
+
+
+def fake_mnist(folder):
+    """Images whose class can be seen: a bright bar at the class's place."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, size in (("train", 12_000), ("test", 200)):
+        labels = rng.integers(0, 10, size).astype("uint8")
+        images = rng.integers(0, 60, (size, 28, 28)).astype("uint8")
+        for i, label in enumerate(labels):
+            images[i, 2 * label : 2 * label + 3] += 150
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    np.savez(folder / "mnist.npz", **arrays)
+
+
+def test_reproduce_mnist(tmp_path):
+    fake_mnist(tmp_path)
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--epochs", 2, "--seeds", 1]
+    done = run("reproduce_mnist.py", *arguments, "--model", "lenet-300-100", "--train-size", 2000)
+    assert not done.stderr
+    assert "Han et al." in done.stdout
+    report = json.loads(out.read_text())
+    assert report["error_on"] == "200 test images"
+    (result,) = report["results"]
+    (only,) = result["runs"]
+    assert (only["weights"], only["zeros"]) == (266_200, round(0.92 * 266_200))
+    assert [layer["weights"] for layer in only["layers"]] == [235_200, 30_000, 1_000]
+    assert result["dense_error"] == only["dense_error"] < 0.2
+    assert result["pruned_error"] == only["pruned_error"] < 0.5
+
+
+def test_lenet_5_is_caffes(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("reproduce_mnist")
+    assert script.build(script.Name.CNN, 0.5).count_params() == 431_080
+    assert script.build(script.Name.MLP, 0.2).count_params() == 266_610
+
+
+def test_benchmark_training(tmp_path):
+    out = tmp_path / "out.json"
+    sizes = ["--weights", "20k", "--batch-size", 4, "--frequency", 6, "--rounds", 2]
+    done = run("benchmark_training.py", *sizes, "--no-tfmot", "--mask-rounds", 0, "--json", out)
+    assert not done.stderr
+    assert "TFMOT is left out" in done.stdout
+    report = json.loads(out.read_text())
+    (training,) = report["training"]
+    dense, pruned = (training["contenders"][name] for name in ("Keras, dense", "kprune"))
+    assert dense["sparsity"] == 0
+    assert pruned["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    for clock in ("wall", "cpu"):
+        assert dense[clock]["update_step"] is None
+        assert dense[clock]["ratio"] == 1
+        assert pruned[clock]["update_step"] > 0
+        assert len(pruned[clock]["ratios"]) == 2
+
+
+@pytest.mark.parametrize("name", ["KPRUNE", "TFMOT"])
+def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
+    if name == "TFMOT":
+        pytest.importorskip("tensorflow_model_optimization")
+    training = benchmark.Training(getattr(benchmark, name), 1, 2, 4, 0.8, 3, False)
+    for _ in range(9):
+        before = training.result()
+        ((wall, cpu, update),) = training.visit(1)
+        assert wall > 0
+        assert cpu > 0
+        assert (training.result() > before) == update
+
+
+@pytest.mark.parametrize("name", ["KPRUNE", "TOP_K", "TFMOT_MASK"])
+def test_mask_updates_are_of_the_same_mask(benchmark, name):
+    if name == "TFMOT_MASK":
+        pytest.importorskip("tensorflow_model_optimization")
+    masks = benchmark.MaskUpdate(getattr(benchmark, name), side=32, rounds=1)
+    assert masks.result() == pytest.approx({0.5: 512 / 1024, 0.9: 922 / 1024})
+
+
+@pytest.mark.parametrize("weights", [500_000, 1_000_000, 5_000_000])
+def test_the_cnn_has_the_size_asked_for(benchmark, weights):
+    width = benchmark._width(weights)
+    assert benchmark.cnn(keras, width).count_params() == benchmark.cnn_size(width)
+    assert benchmark.cnn_size(width) == pytest.approx(weights, rel=0.1)
