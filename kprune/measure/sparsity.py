@@ -9,6 +9,7 @@ from kprune.optimizer import PruningOptimizer
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.selection import weights
+from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
 @dataclass
@@ -16,7 +17,7 @@ class WeightSparsity:
     """One weight of a model.
 
     `reason` says why the weight is never pruned, and is None for a prunable one. `target` is the
-    final sparsity that the model's `PruningOptimizer` prunes it to; None where it does not.
+    final sparsity that the model is being pruned to there; None where it is not.
     """
 
     name: str
@@ -49,8 +50,8 @@ class SparsityReport(Printable):
 
     Attributes:
         model: the model's name.
-        rows: a `WeightSparsity` for every weight, in the model's order.
-        pruning: whether the model is being pruned: it has a `PruningOptimizer` with masks.
+        rows: a `WeightSparsity` for every weight, in the model's order; not the masks of wrappers.
+        pruning: whether the model is being pruned, by a `PruningOptimizer` or by wrappers.
     """
 
     model: str
@@ -138,14 +139,17 @@ def sparsity(model):
         FileNotFoundError: there is no such file.
     """
     model = as_model(model)
+    groups = [wrapper._group for wrapper in wrappers_in(model) if wrapper._group is not None]
     optimizer = getattr(model, "optimizer", None)
-    groups = optimizer.groups if isinstance(optimizer, PruningOptimizer) else []
+    if isinstance(optimizer, PruningOptimizer):
+        groups += optimizer.groups
     targets = {
         id(weight.variable): group.setting.final_sparsity
         for group in groups
         for weight in group.weights
     }
-    rows = [_row(weight, targets.get(id(weight.variable))) for weight in weights(model)]
+    found = [w for w in weights(model) if not isinstance(w.layer, PruneLowMagnitude)]
+    rows = [_row(weight, targets.get(id(weight.variable))) for weight in found]
     return SparsityReport(model.name, rows, pruning=bool(targets))
 
 

@@ -92,3 +92,13 @@ def test_bad_models(tmp_path):
     (tmp_path / "noise.keras").write_bytes(bytes(100))
     with pytest.raises(ValueError, match=r"noise\.keras is not a \.keras file"):
         sparsity(tmp_path / "noise.keras")
+
+
+def test_wrapped_layers_show_their_target_and_hide_their_masks():
+    model = ZOO["cnn"]()
+    wrapped = kprune.prune_low_magnitude(model, kprune.ConstantSparsity(0.5, 0, frequency=1))
+    report = sparsity(wrapped)
+    assert report.pruning
+    assert len(report.rows) == len(model.weights)
+    assert {row.target for row in report if row.prunable} == {0.5}
+    assert {row.target for row in report if not row.prunable} == {None}
