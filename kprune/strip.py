@@ -1,7 +1,11 @@
 """Take away all pruning machinery; exact zeros stay."""
 
+import keras
+
 from kprune import _backend, selection
+from kprune._replace import replace_layers
 from kprune.optimizer import PruningOptimizer
+from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
 def find_pruning(model):
@@ -9,6 +13,8 @@ def find_pruning(model):
     found = []
     if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
         found.append(f"the optimizer of {model.name!r} is a PruningOptimizer")
+    for wrapper in wrappers_in(model):
+        found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
     return found
 
 
@@ -16,7 +22,13 @@ def strip_pruning(model):
     """Return the model as plain Keras: no pruning machinery, exact zeros.
 
     A model pruned with `kprune.Pruning` keeps its identity: its optimizer is unwrapped,
-    with its state, and the same model comes back.
+    with its state, and the same model comes back, compiled.
+
+    Of a Sequential or functional model with `PruneLowMagnitude` layers a new model comes
+    back, uncompiled as TFMOT's is, with the layers that were wrapped, under their own
+    names. They and their weights are shared with the wrapped model, which is not for
+    further training. In a model of another class they go back to the attributes where
+    the wrappers are now, and the same model comes back, still compiled.
 
     Example:
 
@@ -27,21 +39,48 @@ def strip_pruning(model):
     ```
 
     Args:
-        model: a built `keras.Model` that was pruned.
+        model: a built `keras.Model` that was pruned, or a `PruneLowMagnitude` layer, or a
+            list of layers.
 
     Raises:
         ValueError: nothing of the model was pruned yet.
         TypeError: not a Keras 3 model.
     """
-    selection.check_model(model)
-    weights = [w for w in selection.weights(model) if w.reason is None]
-    if not any(selection.count_zeros([w]) for w in weights):
-        attached = "; ".join(find_pruning(model)) or "it carries no pruning machinery"
-        raise ValueError(
-            f"There is nothing to strip: no weight of {model.name!r} is zero ({attached}). "
-            "Train it with kprune.Pruning past the schedule's begin_step first."
-        )
+    if isinstance(model, list | tuple):
+        layers = list(model)
+        _check_pruned(layers, f"the list of {len(layers)} layers")
+        return [_unwrapped(layer) for layer in layers]
+    _check_pruned([model], repr(getattr(model, "name", model)))
     if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
         model.optimizer = model.optimizer.base_optimizer
         _backend.recompile(model)
-    return model
+    return _unwrapped(model)
+
+
+def _unwrapped(layer):
+    for wrapper in wrappers_in(layer):
+        wrapper.mask_weights()
+    return replace_layers(
+        layer,
+        lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
+        inside=lambda part: True,
+    )
+
+
+def _check_pruned(layers, name):
+    for layer in layers:
+        selection.check_model(layer)
+    weights = [w for layer in layers for w in selection.weights(layer) if w.reason is None]
+    masks = [mask for layer in layers for w in wrappers_in(layer) for _, mask, _ in w.pruning_vars]
+    if any(selection.count_zeros([w]) for w in weights) or any(map(_has_zeros, masks)):
+        return
+    attached = "; ".join(text for layer in layers for text in find_pruning(layer))
+    raise ValueError(
+        f"There is nothing to strip: no weight of {name} is zero "
+        f"({attached or 'it carries no pruning machinery'}). Train it past the schedule's "
+        "begin_step first, with the kprune.Pruning callback or with PruneLowMagnitude layers."
+    )
+
+
+def _has_zeros(mask):
+    return not bool(keras.ops.all(keras.ops.convert_to_tensor(mask)))

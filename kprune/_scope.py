@@ -1,0 +1,84 @@
+"""Where Keras' own state of a call is read and used: scopes of values, and calls of a step."""
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import StatelessScope, get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+
+
+class ReplacedValues(StatelessScope):
+    """Within it, some variables read as other values; all else goes on as without it.
+
+    Variables are assigned to, and losses added, where they would be without the scope: in
+    the variables themselves, or in the `keras.StatelessScope` around. It is the scope of a
+    single thread, as any of Keras, so that replicas do not see each other's values.
+
+    Args:
+        variables: list of `keras.Variable`.
+        values: list of tensors of their shapes and types.
+    """
+
+    def __init__(self, variables, values):
+        super().__init__()
+        self._replaced = {id(v): value for v, value in zip(variables, values)}
+        self._outer = None
+
+    def __enter__(self):
+        self._outer = get_stateless_scope()
+        self.collect_losses = self._outer is None or self._outer.collect_losses
+        if self._outer is not None:
+            self.losses = self._outer.losses
+        return super().__enter__()
+
+    def get_current_value(self, variable):
+        value = self._replaced.get(id(variable))
+        if value is not None:
+            return value
+        if self._outer is not None:
+            return self._outer.get_current_value(variable)
+        return variable._value
+
+    def add_update(self, update):
+        variable, value = update
+        if id(variable) in self._replaced:
+            self._replaced[id(variable)] = value
+        if self._outer is None and (variable._value is None or _is_traced(value)):
+            # A variable made just now is initialized when the scope is left. Updates within a
+            # loop that JAX traces are dropped there, as they are without this scope.
+            return
+        global_state.set_global_attribute("stateless_scope", self._outer)
+        try:
+            variable.assign(value)
+        finally:
+            global_state.set_global_attribute("stateless_scope", self)
+
+    @property
+    def own_losses(self):
+        """The losses that were added within, if no scope around holds them."""
+        return self.losses if self._outer is None else []
+
+
+def first_call_of_step(layer):
+    """Whether this is the layer's first call in the forward pass that is under way.
+
+    A layer that is used twice in a model is called twice in a step. A forward pass is known
+    by the stateless scope, in which JAX trains, or else by the call of the outermost layer.
+    While Keras only works out shapes, no call is the first.
+    """
+    if in_symbolic_scope():
+        return False
+    forward_pass = get_stateless_scope() or global_state.get_global_attribute("current_call_ctx")
+    if forward_pass is None:
+        return True
+    called = forward_pass.__dict__.setdefault("_kprune_called", set())
+    first = id(layer) not in called
+    called.add(id(layer))
+    return first
+
+
+def _is_traced(value):
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return isinstance(value, jax.core.Tracer)

@@ -1,0 +1,200 @@
+"""TFMOT's way to prune a model: wrap its layers, train with a callback."""
+
+import keras
+from keras import ops
+
+from kprune._replace import replace_layers
+from kprune.wrappers import (
+    DEFAULT_SCHEDULE,
+    PruneLowMagnitude,
+    prunable_weights,
+    weights_are_known,
+    wrappers_in,
+)
+
+# Built-in layers that have weights but no kernel, known before they are built.
+_WITHOUT_KERNEL = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.PReLU,
+    keras.layers.RMSNormalization,
+)
+
+
+def prune_low_magnitude(
+    to_prune,
+    pruning_schedule=DEFAULT_SCHEDULE,
+    block_size=(1, 1),
+    block_pooling_type="AVG",
+    pruning_policy=None,
+    sparsity_m_by_n=None,
+    **kwargs,
+):
+    """Wrap a layer, or the layers of a model, so that they are pruned in training.
+
+    In a model or a list, every layer with a kernel is wrapped, and all others are left as
+    they are. A layer that is made of layers is wrapped as a whole. The layers and weights
+    are those of the model that is passed. A Sequential or functional model comes back as
+    a new one, nested models included, and must be compiled; a model of any other class
+    changes in place: the layers in its attributes are replaced.
+
+    Example:
+
+    ```python
+    schedule = kprune.PolynomialDecay(0.0, 0.9, begin_step=100, end_step=1000)
+    model = kprune.prune_low_magnitude(model, pruning_schedule=schedule)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=10, callbacks=[kprune.UpdatePruningStep()])
+    model = kprune.strip_pruning(model)
+    ```
+
+    Args:
+        to_prune: a `keras.Layer`, a list of them, or a `keras.Model`.
+        pruning_schedule: a `PruningSchedule`; half of the weights at once, by default.
+        block_size: (input channels, output channels) of the blocks in which zeros come.
+        block_pooling_type: "AVG" or "MAX", a block's score from those of its entries.
+        pruning_policy: an object with `allow_pruning(layer)`, whether to wrap a layer of a
+            list or model, and `ensure_model_supports_pruning(model)`, which raises if not.
+        sparsity_m_by_n: (m, n): m zeros in every n consecutive input channels.
+        **kwargs: for a single layer, the arguments of `keras.Layer`.
+
+    Returns:
+        A `PruneLowMagnitude`, a list, or a model.
+
+    Raises:
+        ValueError: an argument out of its range; a layer, or a model, with nothing to
+            prune; a model that cannot be changed. The model is left as it was.
+        TypeError: an argument of the wrong kind.
+    """
+    arguments = {
+        "pruning_schedule": pruning_schedule,
+        "block_size": block_size,
+        "block_pooling_type": block_pooling_type,
+        "sparsity_m_by_n": sparsity_m_by_n,
+    }
+
+    def wrap(layer):
+        if pruning_policy is not None and not pruning_policy.allow_pruning(layer):
+            return layer
+        return _wrap_if_prunable(layer, arguments)
+
+    whole = isinstance(to_prune, list | tuple | keras.Model)
+    if whole and kwargs:
+        raise TypeError(
+            f"{sorted(kwargs)} are arguments of a layer, and go with a single layer only. "
+            f"Received: to_prune={to_prune!r}"
+        )
+    if isinstance(to_prune, list | tuple):
+        return [_wrap_all(layer, wrap) for layer in to_prune]
+    if isinstance(to_prune, keras.Model):
+        if pruning_policy is not None:
+            pruning_policy.ensure_model_supports_pruning(to_prune)
+        wrapped = _wrap_all(to_prune, wrap)
+        if not wrappers_in(wrapped):
+            raise ValueError(f"The model {to_prune.name!r} has no layer with a weight to prune.")
+        return wrapped
+    return PruneLowMagnitude(to_prune, **arguments, **kwargs)
+
+
+def prune_scope():
+    """Return a scope to load wrapped models in.
+
+    TFMOT's name: Keras 3 finds the classes of kprune by itself once kprune is imported.
+    """
+    return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Writes the zeros of a wrapped model's masks into its weights at each epoch's end.
+
+    Wrapped layers count steps and compute masks by themselves, and training without this
+    callback prunes as well; with it, the weights that other callbacks, the validation and
+    the end of `fit` see are exactly sparse.
+
+    Raises:
+        ValueError: after the first step of `fit`, if no wrapped layer was called with
+            `training=True`, so that nothing is pruned.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[kprune.UpdatePruningStep()])
+    ```
+
+    In a training loop of your own:
+
+    ```python
+    step_callback = kprune.UpdatePruningStep()
+    step_callback.set_model(model)
+    step_callback.on_train_begin()
+    for epoch in range(epochs):
+        for x, y in batches:
+            step_callback.on_train_batch_begin(batch=-1)
+            ...
+        step_callback.on_epoch_end(batch=-1)
+    ```
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._steps_before = None
+
+    def on_train_begin(self, logs=None):
+        self._steps_before = _steps(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._steps_before is None:
+            return
+        steps, before = _steps(self.model), self._steps_before
+        self._steps_before = None
+        if steps and all(step == before.get(wrapper, 0) for wrapper, step in steps.items()):
+            raise ValueError(
+                f"In the first training step no PruneLowMagnitude layer of {self.model.name!r} was "
+                "called with training=True, and so none would ever prune. The model's `call` must "
+                "take an argument `training` and, on the JAX backend, pass it on to every wrapped "
+                "layer: `self.dense(x, training=training)`."
+            )
+
+    def on_test_begin(self, logs=None):
+        self._mask_weights()
+
+    def on_epoch_end(self, batch, logs=None):
+        self._mask_weights()
+
+    def on_train_end(self, logs=None):
+        # Once more, after moving averages took the place of the weights.
+        self._mask_weights()
+
+    def _mask_weights(self):
+        # On JAX `self.model` brings the weights of the last step back to the model.
+        for wrapper in wrappers_in(self.model):
+            wrapper.mask_weights()
+
+
+def _steps(model):
+    """The step of every built wrapper in a model."""
+    built = [wrapper for wrapper in wrappers_in(model) if wrapper.built]
+    return {w.name: int(ops.convert_to_numpy(w.pruning_step.value)) for w in built}
+
+
+def _wrap_all(layer, wrap):
+    def replacement(layer):
+        return layer if isinstance(layer, keras.Model) else wrap(layer)
+
+    return replace_layers(layer, replacement, lambda layer: isinstance(layer, keras.Model))
+
+
+def _wrap_if_prunable(layer, arguments):
+    """The layer wrapped, if it has something to prune or may get it when it is built."""
+    if wrappers_in(layer) or isinstance(layer, (keras.layers.InputLayer, *_WITHOUT_KERNEL)):
+        return layer
+    known = weights_are_known(layer)
+    if known and not any(weight.variable.trainable for weight in prunable_weights(layer)):
+        return layer
+    wrapper = PruneLowMagnitude(layer, **arguments)
+    wrapper.may_be_empty = True
+    if known:
+        wrapper.build()
+    return wrapper

@@ -1,0 +1,401 @@
+"""A layer that prunes the layer it wraps: TFMOT's, on Keras 3."""
+
+import abc
+import copy
+import inspect
+import warnings
+
+import keras
+from keras import ops
+from keras.src.utils.python_utils import is_default
+
+from kprune import _backend, selection
+from kprune._scope import ReplacedValues, first_call_of_step
+from kprune.patterns import NM, Block, Unstructured
+from kprune.schedules import ConstantSparsity, check_schedule
+
+DEFAULT_SCHEDULE = ConstantSparsity(0.5, 0)
+
+
+class PrunableLayer(abc.ABC):
+    """Says which weights of a layer of your own `PruneLowMagnitude` prunes.
+
+    Without it those weights are pruned that are float, trainable, of rank 2 or more, and
+    not named as a bias or a scale is. A layer may also just have the method.
+
+    Example:
+
+    ```python
+    class LowRank(keras.layers.Layer, kprune.PrunableLayer):
+        def build(self, input_shape):
+            self.down = self.add_weight(shape=(input_shape[-1], 4), name="down")
+            self.up = self.add_weight(shape=(4, 64), name="up")
+
+        def call(self, inputs):
+            return inputs @ self.down @ self.up
+
+        def get_prunable_weights(self):
+            return [self.up]
+    ```
+    """
+
+    @abc.abstractmethod
+    def get_prunable_weights(self):
+        """Return the variables to prune, a list of `keras.Variable`; the layer is built."""
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class PruneLowMagnitude(keras.layers.Wrapper):
+    """Prunes the kernels of the layer it wraps, the lowest magnitudes first.
+
+    In the forward pass the layer works with zeros where the masks say so, and gradients
+    do not reach what is masked. At each forward pass with `training=True` the step goes
+    up by one, before the layer is called, and where the schedule says so the masks are
+    computed anew from the masked weights; a layer that is used several times in a model
+    counts once. All of it happens inside the compiled training step. Masks and step are
+    weights of the wrapper: they are saved with the model, and training goes on from them.
+
+    The zeros are in the weights themselves, too, after every epoch with
+    `UpdatePruningStep`, in every file that the model is saved to, and after
+    `kprune.strip_pruning`.
+
+    Zhu and Gupta, "To prune, or not to prune" (2017); the API is that of TensorFlow Model
+    Optimization.
+
+    Example:
+
+    ```python
+    model = keras.Sequential(
+        [
+            keras.Input((784,)),
+            kprune.PruneLowMagnitude(keras.layers.Dense(300, activation="relu")),
+            keras.layers.Dense(10),
+        ]
+    )
+    ```
+
+    Args:
+        layer: the `keras.Layer` to prune, built or not.
+        pruning_schedule: a `PruningSchedule`, whose steps are training steps of this
+            wrapper, the first being 1.
+        block_size: (input channels, output channels) of the blocks in which zeros come.
+        block_pooling_type: "AVG" or "MAX", a block's score from those of its entries.
+        sparsity_m_by_n: (m, n): m zeros in every n consecutive input channels, such as
+            (2, 4). Zeros appear along the schedule, up to m / n, by default at once.
+        **kwargs: those of `keras.Layer`.
+
+    Raises:
+        ValueError: an argument out of its range, or a layer with nothing to prune.
+        TypeError: `layer` or `pruning_schedule` is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        layer,
+        pruning_schedule=DEFAULT_SCHEDULE,
+        block_size=(1, 1),
+        block_pooling_type="AVG",
+        sparsity_m_by_n=None,
+        **kwargs,
+    ):
+        _check_layer(layer)
+        # Before Layer.__init__, which reads from it what a call takes.
+        self.call = _with_signature(self._call, layer)
+        kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
+        # Nothing is cast here: the wrapped layer does it, and masks come from full precision.
+        kwargs |= {"dtype": layer.variable_dtype, "autocast": False}
+        super().__init__(layer, **kwargs)
+        self.block_size = tuple(block_size)
+        self.block_pooling_type = block_pooling_type
+        self.sparsity_m_by_n = None if sparsity_m_by_n is None else tuple(sparsity_m_by_n)
+        pattern = _pattern(self.block_size, block_pooling_type, self.sparsity_m_by_n)
+        if pruning_schedule is DEFAULT_SCHEDULE and isinstance(pattern, NM):
+            pruning_schedule = ConstantSparsity(1 - pattern.n / pattern.m, 0)
+        self.pruning_schedule = check_schedule(pruning_schedule)
+        self._setting = selection.Setting(pruning_schedule, None, pattern=pattern)
+        _warn_if_above(pattern, pruning_schedule)
+        self._group = None
+        self.may_be_empty = False
+        self.supports_masking = layer.supports_masking
+        self._convert_input_args = layer._convert_input_args
+        self._allow_non_tensor_positional_args = layer._allow_non_tensor_positional_args
+        if hasattr(layer, "_input_shape_arg"):
+            self._input_shape_arg = layer._input_shape_arg
+
+    def build(self, *args, **kwargs):
+        """Build the wrapped layer, if it is not, and the masks of its kernels."""
+        if self._group is not None:
+            return
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+        found = prunable_weights(self.layer)
+        if not found and not self.may_be_empty:
+            raise _nothing_to_prune(self.layer)
+        for weight in found:
+            self._setting.pattern.check(tuple(weight.variable.shape), weight.axes, weight.name)
+        self._group = selection.Group(self._setting, tuple(found))
+        self._masks, self._thresholds = [], []
+        for weight in found:
+            shape = weight.variable.shape
+            self._masks.append(self._add_state("mask", shape, "bool", "ones"))
+            self._thresholds.append(self._add_state("threshold", (), "float32", "zeros"))
+        self.pruning_step = self._add_state("pruning_step", (), "int", "zeros")
+
+    def _add_state(self, name, shape, dtype, initializer):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            # The same on all replicas, as the weights that it comes from are.
+            aggregation="only_first_replica",
+        )
+
+    def _maybe_build(self, call_spec):
+        if not self.built:
+            # From what it is called with, as if it were called itself.
+            inner_spec = copy.copy(call_spec)
+            inner_spec.arguments_dict = _accepted(self.layer, call_spec.arguments_dict)
+            self.layer._maybe_build(inner_spec)
+            self.build()
+
+    def get_build_config(self):
+        """Return the wrapped layer's."""
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config):
+        """Build the wrapped layer from its own configuration, and the masks."""
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        self.build()
+
+    def _open_name_scope(self):
+        # So that paths of variables are the same with and without the wrapper.
+        return self.layer._open_name_scope()
+
+    def _call(self, *args, **kwargs):
+        if kwargs.get("training") and first_call_of_step(self):
+            self._advance()
+        variables = [weight.variable for weight in self._group.weights]
+        with ReplacedValues(variables, self._masked_values()) as scope:
+            outputs = self.layer(*args, **_accepted(self.layer, kwargs))
+        for loss in scope.own_losses:
+            self.add_loss(loss)
+        return outputs
+
+    def _masked_values(self):
+        return [
+            _backend.apply_mask(weight.variable, ops.convert_to_tensor(mask))
+            for weight, mask in zip(self._group.weights, self._masks)
+        ]
+
+    def _advance(self):
+        """Make a step: compute the masks anew where the schedule says so."""
+        step = ops.convert_to_tensor(self.pruning_step) + 1
+        update, sparsity = self.pruning_schedule(step)
+        # An update at step 0 is made at the first step there is.
+        at_start = ops.logical_and(step == 1, self.pruning_schedule(step - 1)[0])
+        state = [*self._masks, *self._thresholds]
+        new = _backend.cond(
+            ops.logical_or(update, at_start),
+            lambda: self._new_state(sparsity),
+            lambda: [ops.convert_to_tensor(variable) for variable in state],
+        )
+        self.pruning_step.assign(step)
+        for variable, value in zip(state, new):
+            variable.assign(value)
+
+    def _new_state(self, sparsity):
+        values = [ops.stop_gradient(value) for value in self._masked_values()]
+        masks = self._group.masks(values, sparsity)
+        weights = self._group.weights
+        thresholds = [self._threshold(*each) for each in zip(weights, values, masks)]
+        return [*masks, *thresholds]
+
+    def _threshold(self, weight, value, mask):
+        """The lowest score that is kept of those that compete; 0 where none is left to."""
+        pattern, shape = self._setting.pattern, tuple(weight.variable.shape)
+        scores = pattern.units(self._setting.criterion(value), weight.axes)
+        scores = ops.cast(pattern.expand(scores, shape, weight.axes), "float32")
+        lowest = ops.min(ops.where(mask, scores, float("inf")))
+        return ops.where(ops.isfinite(lowest), lowest, 0.0)
+
+    def mask_weights(self):
+        """Write the zeros of the masks into the weights themselves."""
+        if self._group is not None:
+            for weight, value in zip(self._group.weights, self._masked_values()):
+                weight.variable.assign(value)
+
+    @property
+    def pruning_vars(self):
+        """List of (weight, mask, threshold), variables all; empty before it is built."""
+        if self._group is None:
+            return []
+        variables = [weight.variable for weight in self._group.weights]
+        return list(zip(variables, self._masks, self._thresholds))
+
+    def get_weights(self):
+        """Return the values of the wrapped layer's weights, a list of NumPy arrays."""
+        return self.layer.get_weights()
+
+    def set_weights(self, weights):
+        """Set the wrapped layer's weights from a list of NumPy arrays."""
+        self.layer.set_weights(weights)
+
+    def save_own_variables(self, store):
+        """Save masks and step; the wrapped layer, saved after it, has exact zeros."""
+        self.mask_weights()
+        super().save_own_variables(store)
+
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, *args, **kwargs):
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **_accepted(self.layer, kwargs))
+
+    def get_config(self):
+        """Return all arguments, serializable."""
+        return {
+            **super().get_config(),
+            "pruning_schedule": keras.saving.serialize_keras_object(self.pruning_schedule),
+            "block_size": self.block_size,
+            "block_pooling_type": self.block_pooling_type,
+            "sparsity_m_by_n": self.sparsity_m_by_n,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Make a wrapper from what `get_config` returned."""
+        config = dict(config)
+        for name in ("layer", "pruning_schedule"):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        wrapper = cls(**config)
+        wrapper.may_be_empty = True
+        return wrapper
+
+
+def wrappers_in(layer):
+    """Return the `PruneLowMagnitude`s in a layer or model, itself included."""
+    return [part for part in layer._flatten_layers() if isinstance(part, PruneLowMagnitude)]
+
+
+def prunable_weights(layer):
+    """Return the `selection.Weight`s of a built layer that a wrapper prunes.
+
+    Those that are frozen are among them: a wrapper still has their masks.
+    """
+    found = selection.weights(layer)
+    if isinstance(layer, keras.layers.SpectralNormalization):
+        return []  # It computes its kernel anew in the forward pass.
+    if not hasattr(layer, "get_prunable_weights"):
+        return [w for w in found if w.reason is None or _is_frozen(w)]
+    by_variable = {id(weight.variable): weight for weight in found}
+    try:
+        return [by_variable[id(variable)] for variable in layer.get_prunable_weights()]
+    except KeyError:
+        raise ValueError(
+            f"{type(layer).__name__}.get_prunable_weights() must return variables of the layer. "
+            f"Received: {layer.get_prunable_weights()!r}"
+        ) from None
+
+
+def weights_are_known(layer):
+    """Whether the layer has all its weights: it is built, or never will have any."""
+    return selection.is_built(layer) or (is_default(layer.build) and not layer._layers)
+
+
+def _is_frozen(weight):
+    made_trainable = any(weight.variable is v for v in weight.layer._trainable_variables)
+    return weight.reason == selection.FROZEN and made_trainable
+
+
+def _check_layer(layer):
+    if not isinstance(layer, keras.Layer):
+        selection.check_model(layer)
+    if isinstance(layer, keras.Model):
+        raise TypeError(
+            "PruneLowMagnitude wraps a layer; wrap a model with `kprune.prune_low_magnitude`. "
+            f"Received: {layer!r}"
+        )
+    if wrappers_in(layer):
+        raise ValueError(f"The layer {layer.name!r} is wrapped already. Received: {layer!r}")
+    if weights_are_known(layer) and not prunable_weights(layer):
+        raise _nothing_to_prune(layer)
+
+
+def _nothing_to_prune(layer):
+    reasons = "; ".join(f"{w.name}: {w.reason}" for w in selection.weights(layer)[:10])
+    return ValueError(
+        f"The layer {layer.name!r} ({type(layer).__name__}) has no weight that can be wrapped and "
+        f"pruned ({reasons or 'it has no weights'}). Leave it as it is, or, if it is your own, "
+        "let `get_prunable_weights` say what to prune (kprune.PrunableLayer)."
+    )
+
+
+def _pattern(block_size, pooling, m_by_n):
+    block = Block(block_size, pooling)
+    if m_by_n is None:
+        return Unstructured() if block.shape == (1, 1) else block
+    if len(m_by_n) != 2 or not all(isinstance(side, int) for side in m_by_n):
+        raise ValueError(
+            "`sparsity_m_by_n` must be two integers, m zeros in every n, such as (2, 4). "
+            f"Received: sparsity_m_by_n={m_by_n!r}"
+        )
+    if block.shape != (1, 1):
+        raise ValueError(
+            "Give a `block_size` or a `sparsity_m_by_n`, not both. "
+            f"Received: block_size={block_size!r}, sparsity_m_by_n={m_by_n!r}"
+        )
+    zeros, of = m_by_n
+    if not 0 < zeros < of:
+        raise ValueError(
+            "`sparsity_m_by_n` must be m zeros in every n, with 0 < m < n, such as (2, 4). "
+            f"Received: sparsity_m_by_n={m_by_n!r}"
+        )
+    return NM(of - zeros, of)
+
+
+def _warn_if_above(pattern, schedule):
+    if not isinstance(pattern, NM) or schedule.final_sparsity is None:
+        return
+    most = 1 - pattern.n / pattern.m
+    if schedule.final_sparsity > most + 1e-9:
+        warnings.warn(
+            f"{pattern.m - pattern.n} zeros in every {pattern.m} are a sparsity of {most:g}, which "
+            f"is where this schedule for {schedule.final_sparsity:g} will stop.",
+            stacklevel=3,
+        )
+
+
+def _accepted(layer, kwargs):
+    """`kwargs` without `training` where a layer does not take it."""
+    if layer._call_has_training_arg or "training" not in kwargs:
+        return kwargs
+    return {name: value for name, value in kwargs.items() if name != "training"}
+
+
+def _with_signature(call, layer):
+    """`call`, with the signature of the layer's own and `training` besides.
+
+    Keras reads from it which inputs are masks, which build the layer, and so on.
+    """
+
+    def with_signature(*args, **kwargs):
+        return call(*args, **kwargs)
+
+    signature = inspect.signature(layer.call)
+    parameters = list(signature.parameters.values())
+    if "training" not in signature.parameters:
+        training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
+        catches_all = parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        parameters.insert(len(parameters) - 1 if catches_all else len(parameters), training)
+    with_signature.__signature__ = signature.replace(parameters=parameters)
+    return with_signature
