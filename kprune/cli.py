@@ -60,7 +60,14 @@ def benchmark(
     """Measure latency and size of model files side by side, each in its real runtime."""
     with plain_errors():
         import kprune.measure
+        from kprune.export.files import destination
+        from kprune.report import plots
 
+        # Before the long work, not after it.
+        if json:
+            destination(json, ".json")
+        if plot:
+            plots.check(plot)
         report = kprune.measure.benchmark(
             files, threads, batch_size, rounds, warmup, seed, free_dim
         )

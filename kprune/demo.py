@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from kprune.allocation import Global
 from kprune.callbacks import Pruning
 from kprune.export import ExportError, export_onnx, export_tflite
+from kprune.export.checks import require_packages
 from kprune.export.onnx import OnnxRuntime
 from kprune.export.quiet import quiet
 from kprune.export.signature import describe
@@ -144,8 +145,11 @@ def demo(out="kprune-demo", sparsity=0.9, epochs=None, seed=0, data=None):
     name, train, test = _digits() if data is None else _load(data)
     batch_size = 32 if len(train[0]) < 10_000 else 128
     epochs = epochs or max(2, round(_STEPS * batch_size / len(train[0])))
+    for package_format in ("tflite", "onnx"):
+        require_packages(package_format)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    plots.check(out / "demo.png")
     with _stages() as stage:
         with stage("Starting Keras"), quiet():  # the first operation makes libraries talk
             keras.utils.set_random_seed(seed)

@@ -1,5 +1,6 @@
 """Bar charts of what was measured, by matplotlib."""
 
+import importlib.util
 from pathlib import Path
 
 from kprune.export.files import destination, replacing
@@ -27,10 +28,7 @@ def bars(path, labels, panels, *, title=None):
         ValueError: the path has no suffix known.
         OSError: the folder does not exist or cannot be written to.
     """
-    suffix = Path(path).suffix
-    if suffix not in _SUFFIXES:
-        raise ValueError(f"A plot is written as {', '.join(_SUFFIXES)}. Received: {path}")
-    path = destination(path, suffix)
+    path = check(path)
     figure = _figure(width=3.2 * len(panels) + 2.2, height=1.3 + 0.42 * len(labels))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     positions = range(len(labels))
@@ -56,15 +54,21 @@ def bars(path, labels, panels, *, title=None):
     if title:
         figure.suptitle(title, fontsize=11)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=150, bbox_inches="tight")
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+
+
+def check(path):
+    """Raise now what `bars` would raise after long work; returns `path` as a `Path`."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('Plots need matplotlib. Install it with: pip install "kprune[report]"')
+    suffix = Path(path).suffix
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"A plot is written as {', '.join(_SUFFIXES)}. Received: {path}")
+    return destination(path, suffix)
 
 
 def _figure(width, height):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            'Plots need matplotlib. Install it with: pip install "kprune[report]"'
-        ) from error
+    from matplotlib.figure import Figure
+
     # Figure, not pyplot: no window system, no global state, nothing to close.
     return Figure(figsize=(width, height), layout="constrained")

@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import pytest
@@ -25,7 +26,8 @@ def test_an_unknown_suffix_and_a_missing_folder_are_refused(tmp_path):
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "path", [])
+    importlib.invalidate_caches()
     with pytest.raises(ImportError, match=r"kprune\[report\]"):
         bars(tmp_path / "out.png", ["a"], [("ms", [1.0])])
     assert not list(tmp_path.iterdir())
