@@ -160,7 +160,7 @@ def multi_io():
 
 @_entry
 def dict_io():
-    ids = keras.Input((7,), dtype="int32", name="ids")
+    ids = keras.Input((7,), dtype="int32", name="text")
     image = keras.Input((8, 8, 1), name="image")
     meta = keras.Input((3,), name="meta")
     x = layers.Flatten()(layers.Embedding(30, 4)(ids))

@@ -5,6 +5,7 @@ from kprune.export.errors import ExportError
 from kprune.export.pipeline import export
 
 NEWEST_OPSET = 18  # of tf2onnx
+_XLA_HINT = " (a function decorated with `tf.function(jit_compile=True)`: leave jit_compile out)"
 
 
 class OnnxRuntime:
@@ -34,8 +35,9 @@ class OnnxRuntime:
             onnx.checker.check_model(blob)
         except onnx.checker.ValidationError as error:
             raise ExportError(
-                "The model has an operation that ONNX has not, so the file is not valid: "
-                f"{str(error).splitlines()[0]}"
+                f"The model has an operation that opset {request.opset} of ONNX has not, so the "
+                f"file is not valid: {str(error).splitlines()[0]}"
+                + (_XLA_HINT if "PartitionedCall" in str(error) else "")
             ) from error
         return []
 

@@ -12,6 +12,15 @@ from kprune.export.verification import OutputDifference
 class ExportReport:
     """What `export_tflite` or `export_onnx` wrote, and how it was verified. Prints as a table.
 
+    Example:
+
+    ```python
+    report = kprune.export_onnx(model, "model.onnx")
+    print(report)  # a table
+    report.gzipped_bytes, report.max_rel_diff, report.weights[0].sparsity
+    json.dumps(report.to_dict())
+    ```
+
     Attributes:
         path: the file.
         format: `"tflite"` or `"onnx"`.

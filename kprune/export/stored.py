@@ -1,15 +1,17 @@
 """What weights a TFLite or ONNX file really holds, read from its bytes."""
 
 import dataclasses
+import functools
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 _TFLITE_DTYPES = {0: "float32", 1: "float16", 7: "int16", 9: "int8", 10: "float64"}
-# How alike the magnitudes of a stored weight and of a Keras weight must be (cosine) to be taken
-# for the same. Quantization leaves it at 0.99, a folded BatchNormalization at 0.9 or so.
-_ALIKE = 0.75
+# How alike a stored weight and a Keras weight must be (cosine) to be taken for the same. Rounding
+# to 8 bits leaves it at 0.99; two weights of random normal values are alike by 0.64.
+_ALIKE = 0.9
 _SAMPLED = 8192
 
 
@@ -51,10 +53,11 @@ def stored_weights(constants, kernels, others=()):
         A list of `StoredWeight`s in the order of `kernels`. A weight may be stored twice.
     """
     order = {name: index for index, (name, _) in enumerate(kernels)}
+    find = _Finder([*kernels, *others])
     result = []
     for constant in constants:
         values = constant.values
-        name = _same_weight(values, [*kernels, *others])
+        name = find(values)
         if name in order:
             result.append(
                 StoredWeight(
@@ -68,41 +71,83 @@ def stored_weights(constants, kernels, others=()):
     return sorted(result, key=lambda weight: order[weight.name])
 
 
-def _same_weight(values, variables):
-    """Return the path of the variable that `values` was made from, or None.
+class _Finder:
+    """Finds the variable that a constant was made from.
 
-    Converters rename weights, reorder their axes, scale their channels and round them, but keep
-    their magnitudes alike, which a sample of them shows.
+    Converters rename weights, reorder their axes, round them, and fold a BatchNormalization into
+    them, which scales each channel. What they leave alike, up to the scales of channels, is the
+    magnitudes; a sample of those is compared.
+
+    Args:
+        variables: list of (name, array).
     """
-    best, best_likeness = None, _ALIKE
-    positions = np.unique(np.linspace(0, values.size - 1, _SAMPLED).astype("int64"))
-    sampled = np.abs(values.ravel()[positions], dtype="float32")
-    same_size = [(path, array) for path, array in variables if array.size == values.size]
-    for path, array in same_size:
-        for axes in _axis_orders(array.ndim):
-            view = array.transpose(axes)
-            likeness = _cosine(np.abs(view[np.unravel_index(positions, view.shape)]), sampled)
-            if likeness > best_likeness:
-                best, best_likeness = path, likeness
-    if best is None:  # recurrent kernels for ONNX: the gates stand in another order
+
+    def __init__(self, variables):
+        self._by_size = {}
+        for name, array in variables:
+            shapes = self._by_size.setdefault(array.size, {})
+            shapes.setdefault(array.shape, []).append((name, array))
+        self._rows = {}  # (shape, axis) -> a row for each variable of that shape
+
+    def __call__(self, values):
+        """Return the variable's name, or None."""
+        best, best_likeness = None, _ALIKE
+        for shape, variables in self._by_size.get(values.size, {}).items():
+            for axis, axes in itertools.product(_scaled_axes(shape), _axis_orders(len(shape))):
+                stored = values.reshape([shape[i] for i in axes]).transpose(np.argsort(axes))
+                likeness = self._rows_for(shape, axis) @ _sample(stored, axis)
+                if likeness.max() > best_likeness:
+                    best, best_likeness = variables[likeness.argmax()][0], likeness.max()
+                if best_likeness > 0.999:
+                    return best
+        return best or self._reordered(values)
+
+    def _rows_for(self, shape, axis):
+        if (shape, axis) not in self._rows:
+            variables = self._by_size[math.prod(shape)][shape]
+            self._rows[shape, axis] = np.stack([_sample(array, axis) for _, array in variables])
+        return self._rows[shape, axis]
+
+    def _reordered(self, values):
+        """Recognize recurrent kernels in ONNX files, whose gates stand in another order."""
         ordered = np.sort(values, axis=None)
-        for path, array in same_size:
-            if np.allclose(np.sort(array, axis=None), ordered, rtol=1e-2):
-                return path
-    return best
+        for variables in self._by_size.get(values.size, {}).values():
+            for name, array in variables:
+                if np.allclose(np.sort(array, axis=None), ordered, rtol=1e-2):
+                    return name
+        return None
+
+
+def _scaled_axes(shape):
+    """Axes of a Keras weight along which its channels may have been scaled; None for none."""
+    axes = {1: [], 2: [-1]}.get(len(shape), [-1, -2])
+    return [None] + [axis for axis in axes if shape[axis] < math.prod(shape)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _positions(shape):
+    size = math.prod(shape)
+    return np.unravel_index(np.unique(np.linspace(0, size - 1, _SAMPLED).astype(int)), shape)
+
+
+def _sample(array, axis):
+    """Sample magnitudes, relative to their channel's along `axis`, as a vector of length 1."""
+    positions = _positions(array.shape)
+    sampled = np.abs(array[positions], dtype="float32")
+    if axis is not None:
+        others = tuple(i for i in range(array.ndim) if i != axis % array.ndim)
+        scales = np.abs(array).mean(others, dtype="float32")
+        sampled /= np.where(scales > 0, scales, 1)[positions[axis]]
+    return sampled / (np.linalg.norm(sampled) or 1)
 
 
 def _axis_orders(rank):
-    """Orders of axes a converter may choose: it never swaps the spatial ones."""
-    spatial = list(range(rank - 2)) if rank > 3 else []
-    for axes in itertools.permutations(range(rank)):
-        if [axis for axis in axes if axis in spatial] == spatial:
-            yield axes
-
-
-def _cosine(a, b):
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / norms) if norms else float(not a.any() and not b.any())
+    """Orders of a Keras weight's axes that converters choose."""
+    if rank < 4:
+        return list(itertools.permutations(range(rank)))
+    space = tuple(range(rank - 2))
+    a, b = rank - 2, rank - 1
+    return [(*space, a, b), (b, *space, a), (b, a, *space), (a, *space, b), (a, b, *space)]
 
 
 def tflite_constants(data):

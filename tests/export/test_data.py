@@ -14,7 +14,7 @@ def test_ids_stay_inside_the_vocabulary_that_reads_them():
     model = ZOO["dict_io"]()
     signature = describe(model)
     arrays = dict(zip([s.name for s in signature.flat], data.generate(model, signature, 200)))
-    ids = arrays["ids"]
+    ids = arrays["text"]
     assert ids.dtype == "int32"
     assert (ids.min(), ids.max()) == (0, 29)
     assert (ids[100:, -2:] == 0).all()  # padded

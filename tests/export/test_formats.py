@@ -132,6 +132,29 @@ def test_subclassed_model_takes_dtypes_from_inputs(tmp_path):
     np.testing.assert_allclose(output, model(ids), atol=1e-5)
 
 
+@pytest.mark.parametrize("format", EXPORTS)
+def test_stored_weights_are_told_apart_after_batch_norms_are_folded(format, tmp_path):
+    rng = np.random.default_rng(0)
+    x = inputs = keras.Input((9, 9, 6))
+    for _ in range(3):
+        x = layers.Conv2D(6, 3, padding="same")(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.DepthwiseConv2D(3, padding="same")(x)
+        x = layers.BatchNormalization()(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(rng.normal(size=6))
+            layer.moving_variance.assign(rng.uniform(0.1, 2, size=6))
+    zeros = prune_by_hand(model, 0.4)
+    kernel = model.layers[1].kernel
+    kernel.assign(np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.9), 0, kernel))
+    zeros[kernel.path] = 1 - np.count_nonzero(kernel) / kernel.numpy().size
+    report = EXPORTS[format][0](model, tmp_path / f"model.{format}")
+    assert [weight.name for weight in report.weights] == list(zeros)
+    assert {weight.name: weight.sparsity for weight in report.weights} == pytest.approx(zeros)
+
+
 def test_older_opset(tmp_path):
     import onnx
 

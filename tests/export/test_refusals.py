@@ -164,6 +164,16 @@ def test_operations_a_format_does_not_have(format, tmp_path):
     )
 
 
+@on_tensorflow
+def test_functions_compiled_by_xla_are_named(tmp_path):
+    import tensorflow as tf
+
+    compiled = tf.function(lambda x: x * 2, jit_compile=True)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Lambda(compiled)(inputs))
+    refused(ExportError, "leave jit_compile out", export_onnx, model, tmp_path / "m.onnx")
+
+
 def _broken(model, request):
     """Convert another model than the one asked for."""
     wrong = keras.models.clone_model(model)
