@@ -1,8 +1,8 @@
 """TensorFlow's converters: a Keras model on the TensorFlow backend becomes the bytes of a file.
 
-Nothing here is imported unless `KERAS_BACKEND` is tensorflow: in the user's own process, or in
-the child that `transport` starts. `convert` is the only way in, so the day `tf.lite` leaves the
-tensorflow package, what replaces it goes there.
+It runs where Keras is on TensorFlow: in the user's own process, or in the child that `transport`
+starts. `convert` is the only way in, so the day `tf.lite` leaves the tensorflow package, what
+replaces it goes there.
 """
 
 import contextlib

@@ -17,6 +17,7 @@ from kprune.export.report import ExportReport
 from kprune.export.signature import describe
 from kprune.export.stored import stored_weights
 
+INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
 _VERIFIED_CALIBRATION_SAMPLES = 64
 
 
@@ -48,6 +49,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     checks.require_batch_size(batch_size)
     path = files.destination(path, f".{runtime.format}")
     signature = describe(model, inputs)
+    file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 
     with progress() as show:
@@ -56,7 +58,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         notes += _reference_notes(model, signature, arrays, reference)
         request = Request(
             format=runtime.format,
-            signature=signature.with_batch(batch_size),
+            signature=file_signature,
             outputs=reference.names,
             calibration=calibration if options.get("quantize") in INTEGER_ONLY else None,
             **options,
@@ -90,9 +92,6 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     )
 
 
-INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
-
-
 def _data(model, signature, inputs, representative_data, batch_size):
     """Return verification arrays, calibration arrays or None, and notes."""
     calibration, notes = None, []
@@ -120,12 +119,16 @@ def _reference_notes(model, signature, arrays, reference):
     notes = []
     layers = precision.low_precision_layers(model)
     if layers:
-        own = verification.run_keras(model, signature, arrays, precision=contextlib.nullcontext)
-        difference = max(d.max_rel_diff for d in verification.compare_all(reference, own.outputs))
         dtypes = " and ".join(sorted({layer.compute_dtype for layer in layers}))
+        try:
+            own = verification.run_keras(model, signature, arrays, contextlib.nullcontext)
+            differences = verification.compare_all(reference, own.outputs)
+            by = f"differ by up to {max(d.max_rel_diff for d in differences):.2g} (relative)"
+        except ExportError:
+            by = "are not finite"
         notes.append(
             "the file computes in float32, and was compared with the Keras model in float32; in "
-            f"{dtypes} the model's own outputs differ by up to {difference:.2g} (relative)"
+            f"{dtypes} the model's own outputs {by}"
         )
     constant = verification.constant_outputs(reference)
     if constant:

@@ -85,6 +85,16 @@ def test_low_precision_models_export_in_float32(policy, format, tmp_path):
     assert {layer.dtype_policy.name for layer in model.layers} == {policy}
 
 
+def test_float16_that_overflows_exports_in_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.Dense(4)])
+    for layer in model.layers:
+        layer.kernel.assign(layer.kernel * 1e4)
+    report = export_onnx(model, tmp_path / "model.onnx")
+    assert report.max_rel_diff <= 1e-4
+    assert any("own outputs are not finite" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("format", EXPORTS)
 def test_names_and_order_of_inputs_and_outputs(format, tmp_path):
     export, run = EXPORTS[format]
