@@ -3,7 +3,9 @@
 from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
 from kprune.callbacks import Pruning
 from kprune.criteria import Criterion, Magnitude, Random, Taylor
+from kprune.export import ExportError, ExportReport, export_onnx, export_tflite
 from kprune.masks import compute_mask
+from kprune.measure import benchmark, flops, sparsity
 from kprune.optimizer import PruningOptimizer
 from kprune.patterns import NM, Block, Pattern, Unstructured
 from kprune.prune import UpdatePruningStep, prune_low_magnitude, prune_scope
@@ -21,6 +23,8 @@ __all__ = [
     "ConstantSparsity",
     "Criterion",
     "ErdosRenyiKernel",
+    "ExportError",
+    "ExportReport",
     "Global",
     "Magnitude",
     "Pattern",
@@ -36,8 +40,13 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "UpdatePruningStep",
+    "benchmark",
     "compute_mask",
+    "export_onnx",
+    "export_tflite",
+    "flops",
     "prune_low_magnitude",
     "prune_scope",
+    "sparsity",
     "strip_pruning",
 ]
