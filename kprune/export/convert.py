@@ -7,6 +7,7 @@ replaces it goes there.
 
 import contextlib
 import dataclasses
+import re
 import tempfile
 from unittest import mock
 
@@ -115,6 +116,12 @@ def _explained(error, request):
         return ExportError(
             f"TFLite cannot quantize a model with integer inputs as {request.quantize}. Use "
             "quantize='int8' or 'dynamic'."
+        )
+    missing = re.search(r"^(?:Custom|Flex) ops: (.+)$", text, re.MULTILINE)
+    if missing:
+        return ExportError(
+            f"TFLite has no operator for {missing[1]}, which the model uses: write that part with "
+            "other operations."
         )
     return error
 
