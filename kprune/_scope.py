@@ -4,6 +4,7 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import StatelessScope, get_stateless_scope
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from keras.src.backend.common.variables import initialize_all_variables
 
 
 class ReplacedValues(StatelessScope):
@@ -42,12 +43,12 @@ class ReplacedValues(StatelessScope):
         variable, value = update
         if id(variable) in self._replaced:
             self._replaced[id(variable)] = value
-        if self._outer is None and (variable._value is None or _is_traced(value)):
-            # A variable made just now is initialized when the scope is left. Updates within a
-            # loop that JAX traces are dropped there, as they are without this scope.
-            return
+        if self._outer is None and _is_traced(value):
+            return  # In a loop that JAX traces; it is dropped without this scope, too.
         global_state.set_global_attribute("stateless_scope", self._outer)
         try:
+            if self._outer is None and variable._value is None:
+                initialize_all_variables()  # It was made within this scope.
             variable.assign(value)
         finally:
             global_state.set_global_attribute("stateless_scope", self)

@@ -199,17 +199,17 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         # An update at step 0 is made at the first step there is.
         at_start = ops.logical_and(step == 1, self.pruning_schedule(step - 1)[0])
         state = [*self._masks, *self._thresholds]
+        values = [ops.stop_gradient(value) for value in self._masked_values()]
         new = _backend.cond(
             ops.logical_or(update, at_start),
-            lambda: self._new_state(sparsity),
+            lambda: self._new_state(values, sparsity),
             lambda: [ops.convert_to_tensor(variable) for variable in state],
         )
         self.pruning_step.assign(step)
         for variable, value in zip(state, new):
             variable.assign(value)
 
-    def _new_state(self, sparsity):
-        values = [ops.stop_gradient(value) for value in self._masked_values()]
+    def _new_state(self, values, sparsity):
         masks = self._group.masks(values, sparsity)
         weights = self._group.weights
         thresholds = [self._threshold(*each) for each in zip(weights, values, masks)]
