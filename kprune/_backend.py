@@ -26,8 +26,11 @@ def jit_on_jax(function):
 
 def cond(predicate, true_fn, false_fn):
     """`ops.cond` that runs one branch and traces none where the predicate is known."""
-    if keras.backend.backend() == "jax" and is_concrete():
-        return true_fn() if predicate else false_fn()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if not isinstance(predicate, jax.core.Tracer):
+            return true_fn() if predicate else false_fn()
     return ops.cond(predicate, true_fn, false_fn)
 
 
@@ -93,10 +96,6 @@ def mean_over_replicas(gradients):
 
 def is_concrete():
     """Whether values can be read now: not while a function or a step is traced."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return not in_stateless_scope() and jax.core.trace_ctx.is_top_level()
     if not is_tensorflow():
         return not in_stateless_scope()
     import tensorflow as tf
