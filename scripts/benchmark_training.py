@@ -37,6 +37,7 @@ TOP_K, TFMOT_MASK = "top_k of the kept", "TFMOT's mask update"
 VISITS_A_CYCLE = 5
 WARMUP_STEPS = 3
 CLASSES = 10
+BATCHES = 64
 
 
 # --- In the contenders' processes ---------------------------------------------------------------
@@ -67,7 +68,8 @@ class Training:
         keras.utils.set_random_seed(0)
         self.keras, self.contender, self.frequency = keras, contender, frequency
         self.steps = 0
-        self.batch = _batch(batch_size)
+        # More of them than a CNN learns by heart in the time, so that gradients stay alive.
+        self.batches = itertools.cycle([_batch(batch_size, seed) for seed in range(BATCHES)])
         self.model = cnn(keras, width)
         self.callbacks, first = [], []
         end = rounds * frequency
@@ -91,13 +93,9 @@ class Training:
         self.fit(WARMUP_STEPS, first)
 
     def fit(self, steps, callbacks):
-        def batches():
-            while True:
-                yield self.batch
-
-        self.model.fit(
-            batches(), steps_per_epoch=steps, verbose=0, callbacks=[*self.callbacks, *callbacks]
-        )
+        callbacks = [*self.callbacks, *callbacks]
+        batches = (batch for batch in self.batches)
+        self.model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
         self.steps += steps
 
     def visit(self, steps):
@@ -133,7 +131,7 @@ class Training:
 class MaskUpdate:
     """One update of the mask of a side x side weight: `visit(sparsity)` computes it once."""
 
-    def __init__(self, contender, side, rounds):
+    def __init__(self, contender, side):
         import keras
         import numpy as np
 
@@ -217,10 +215,10 @@ def _compiled(function):
     return function
 
 
-def _batch(size):
+def _batch(size, seed):
     import numpy as np
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     images = rng.standard_normal((size, 32, 32, 3), "float32")
     return images, rng.integers(0, CLASSES, size)
 
@@ -340,7 +338,7 @@ def measure_masks(side, names, rounds, advance):
     """Compute masks by turns and return a dict with the figures of each."""
     times = {(name, sparsity): [] for name in names for sparsity in (0.5, 0.9)}
     order = random.Random(0)
-    with Contenders(MaskUpdate, names, side=side, rounds=rounds) as contenders:
+    with Contenders(MaskUpdate, names, side=side) as contenders:
         for _ in range(rounds):
             for name, sparsity in order.sample(list(times), len(times)):
                 times[name, sparsity].append(contenders.visit(name, sparsity))
@@ -398,8 +396,11 @@ def mask_table(title, figures):
 
 
 def _size(text):
-    factor = {"k": 1e3, "m": 1e6}.get(text[-1].lower(), 1)
-    return float(text.rstrip("kKmM")) * factor
+    factor = {"k": 1e3, "m": 1e6}.get(text[-1:].lower(), 1)
+    try:
+        return float(text.rstrip("kKmM")) * factor
+    except ValueError:
+        raise ValueError(f"--weights takes sizes such as 500k,1M,5M. Received: {text!r}") from None
 
 
 def _width(weights):
@@ -428,8 +429,13 @@ def main(
     from rich.console import Console
     from rich.progress import Progress
 
+    from kprune.cli import plain_errors
     from kprune.report.files import write_json
+    from kprune.schedules import check_sparsity
 
+    with plain_errors():
+        check_sparsity(sparsity)
+        widths = [_width(_size(text)) for text in weights.split(",")]
     console = Console()
     backend = keras.backend.backend()
     if jit_compile is None and backend == "tensorflow":
@@ -442,7 +448,6 @@ def main(
     names = [DENSE, KPRUNE, TF_DENSE, TFMOT] if with_tfmot else [DENSE, KPRUNE]
     if not with_tfmot:
         console.print(f"TFMOT is {note}.")
-    widths = [_width(_size(text)) for text in weights.split(",")]
     settings = {"batch_size": batch_size, "sparsity": sparsity, "jit_compile": jit_compile}
     mask_names = [KPRUNE, TOP_K, TFMOT_MASK] if with_tfmot else [KPRUNE, TOP_K]
     report = {

@@ -102,7 +102,7 @@ def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
 def test_mask_updates_are_of_the_same_mask(benchmark, name):
     if name == "TFMOT_MASK":
         pytest.importorskip("tensorflow_model_optimization")
-    masks = benchmark.MaskUpdate(getattr(benchmark, name), side=32, rounds=1)
+    masks = benchmark.MaskUpdate(getattr(benchmark, name), side=32)
     assert masks.result() == pytest.approx({0.5: 512 / 1024, 0.9: 922 / 1024})
 
 
