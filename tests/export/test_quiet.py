@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import keras
 import pytest
@@ -40,6 +41,7 @@ def run(code):
     )
 
 
+@pytest.mark.skipif(not find_spec("jax"), reason="on TensorFlow, Keras itself imports it")
 def test_import_brings_no_converter_along():
     heavy = ["tensorflow", "tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"]
     result = run(
