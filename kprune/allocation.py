@@ -5,10 +5,11 @@ import math
 import keras
 from keras import ops
 
+from kprune._config import Configurable
 from kprune.masks import lowest_pruned
 
 
-class Allocation:
+class Allocation(Configurable):
     """Base class: how a group of weights shares the pruning.
 
     Override `sparsities` for an allocation by shape, or `unit_masks` for one that
@@ -39,18 +40,6 @@ class Allocation:
             lowest_pruned([scores], _count(self, i, counts, shapes, sparsity, exact))[0]
             for i, scores in enumerate(units)
         ]
-
-    def get_config(self):
-        """Return the constructor's arguments as a serializable dict."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """Make an allocation from what `get_config` returned."""
-        return cls(**config)
-
-    def __repr__(self):
-        return f"{type(self).__name__}()"
 
 
 @keras.saving.register_keras_serializable(package="kprune")

@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
+from kprune._config import Configurable
 
-class Criterion:
+
+class Criterion(Configurable):
     """Base class: gives every weight a score >= 0; the lowest scores are pruned.
 
     Example:
@@ -30,19 +32,6 @@ class Criterion:
             Float tensor of the weight's shape; no NaN, nothing below 0.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `__call__`.")
-
-    def get_config(self):
-        """Return the constructor's arguments as a serializable dict."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """Make a criterion from what `get_config` returned."""
-        return cls(**config)
-
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 @keras.saving.register_keras_serializable(package="kprune")

@@ -10,7 +10,7 @@ from kprune import _backend, selection
 from kprune.allocation import Uniform
 from kprune.criteria import Magnitude
 from kprune.patterns import Unstructured
-from kprune.schedules import PruningSchedule, check_schedule
+from kprune.schedules import ConstantSparsity, check_schedule
 
 # A restored mask is taken as it is when its count is this near to the schedule's.
 _ROUNDING = 1e-5
@@ -110,7 +110,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     @classmethod
     def _for_groups(cls, optimizer, find_groups):
         """Wrap `optimizer` with the `selection.Group`s that a function finds at `build`."""
-        wrapped = cls(optimizer, PruningSchedule())
+        wrapped = cls(optimizer, ConstantSparsity(0.0, 0))
+        wrapped.schedule = None  # Each group has its own.
         wrapped._find_groups = find_groups
         return wrapped
 
@@ -129,6 +130,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for i, variable in enumerate(self._trainable_variables):
             self._trainable_variables_indices[self._var_key(variable)] = i
         self._groups = self._find_groups()
+        if len(self._groups) == 1:
+            setting = self._groups[0].setting
+            self.schedule, self.criterion = setting.schedule, setting.criterion
+            self.pattern, self.allocation = setting.pattern, setting.allocation
         known = self._trainable_variables_indices
         for group in self._groups:
             for weight in group.weights:

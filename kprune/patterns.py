@@ -14,10 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from kprune._config import Configurable
+
 INPUT_OUTPUT = (-2, -1)
 
 
-class Pattern:
+class Pattern(Configurable):
     """Base class of the patterns; use `Unstructured`, `Block` or `NM`."""
 
     def units(self, scores, axes=INPUT_OUTPUT):
@@ -35,24 +37,11 @@ class Pattern:
     def check(self, shape, axes, name):
         """Raise `ValueError` if a weight of this shape cannot have the pattern."""
 
-    def get_config(self):
-        """Return the constructor's arguments as a serializable dict."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """Make a pattern from what `get_config` returned."""
-        return cls(**config)
-
     def __eq__(self, other):
         return type(self) is type(other) and self.get_config() == other.get_config()
 
     def __hash__(self):
         return hash(type(self))
-
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 @keras.saving.register_keras_serializable(package="kprune")

@@ -11,8 +11,10 @@ import numbers
 import keras
 from keras import ops
 
+from kprune._config import Configurable
 
-class PruningSchedule:
+
+class PruningSchedule(Configurable):
     """Base class: maps a step to (do masks change now?, target sparsity).
 
     Subclass it and write `__call__` and `get_config` for a schedule of your own;
@@ -46,21 +48,12 @@ class PruningSchedule:
         """Return the constructor's arguments as a serializable dict."""
         raise NotImplementedError(f"{type(self).__name__} must define `get_config()`.")
 
-    @classmethod
-    def from_config(cls, config):
-        """Make a schedule from what `get_config` returned."""
-        return cls(**config)
-
     def last_update(self, step):
         """Return the last step at or before the int `step` at which masks change, or None."""
         for earlier in range(int(step), -1, -1):
             if bool(self(earlier)[0]):
                 return earlier
         return None
-
-    def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
 
 
 class _PeriodicSchedule(PruningSchedule):

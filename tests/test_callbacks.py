@@ -232,6 +232,16 @@ def test_learning_rate_callbacks_work():
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-5)
 
 
+def test_the_installed_optimizer_has_a_config():
+    model = compiled(mlp())
+    fit(model, kprune.Pruning(0.5, pattern=kprune.Block((2, 1))))
+    again = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(model.optimizer)
+    )
+    assert again.get_config() == model.optimizer.get_config()
+    assert again.schedule.final_sparsity == 0.5
+
+
 def test_averaged_weights_swap_sparse():
     model = compiled(mlp(), keras.optimizers.Adam(use_ema=True))
     fit(model, kprune.Pruning(0.8), keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
