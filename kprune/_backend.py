@@ -31,7 +31,35 @@ def cond(predicate, true_fn, false_fn):
 
         if not isinstance(predicate, jax.core.Tracer):
             return true_fn() if predicate else false_fn()
+    if isinstance(predicate, bool):
+        return true_fn() if predicate else false_fn()
     return ops.cond(predicate, true_fn, false_fn)
+
+
+def scalar(value):
+    """An integer to compute with: a Python one on torch, where tensors cost more than that.
+
+    Nothing is compiled there, and every comparison that decides a loop is read anyway.
+    """
+    if keras.backend.backend() == "torch":
+        return int(value)
+    return ops.cast(value, "int32")
+
+
+def where(condition, a, b):
+    """`ops.where` that also takes a Python bool and `scalar`s."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    return ops.where(condition, a, b)
+
+
+def while_loop(condition, body, values):
+    """`ops.while_loop` that also takes `scalar`s."""
+    if keras.backend.backend() != "torch":
+        return ops.while_loop(condition, body, values)
+    while condition(*values):
+        values = body(*values)
+    return values
 
 
 def count_true(condition):
@@ -39,7 +67,7 @@ def count_true(condition):
     backend = keras.backend.backend()
     if backend == "torch":
         # A cast and a sum take six times as long there.
-        return condition.count_nonzero().to(dtype=_torch().int32)
+        return condition.count_nonzero()
     if backend == "tensorflow":
         return _tf_count(condition)
     return ops.sum(ops.cast(condition, "int32"))

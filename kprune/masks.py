@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune._backend import count_true, jit_on_jax
+from kprune._backend import cond, count_true, jit_on_jax, scalar, where, while_loop
 from kprune.patterns import INPUT_OUTPUT, Unstructured
 from kprune.schedules import check_sparsity
 
@@ -95,7 +95,7 @@ def lowest_pruned(scores, count):
             left = left - count_true(tied)
         return masks
 
-    masks = ops.cond(exact, clean, break_ties)
+    masks = cond(exact, clean, break_ties)
     return [ops.reshape(mask, s.shape) for mask, s in zip(masks, scores)]
 
 
@@ -105,28 +105,27 @@ def _bisect(bits, count, infinity):
     Returns `(number of values below low, low, whether that number is count)`.
     """
     total = sum(math.prod(b.shape) for b in bits)
+    count = scalar(count)
 
     def search(low, high, below_low, below_high):
-        return ops.logical_and(
-            high - low > 1, ops.logical_and(below_low != count, below_high != count)
-        )
+        return (high - low > 1) & (below_low != count) & (below_high != count)
 
     def halve(low, high, below_low, below_high):
         middle = low + (high - low) // 2
-        below = sum(count_true(b < ops.cast(middle, b.dtype)) for b in bits)
+        below = scalar(sum(count_true(b < ops.cast(middle, b.dtype)) for b in bits))
         enough = below > count
         return (
-            ops.where(enough, low, middle),
-            ops.where(enough, middle, high),
-            ops.where(enough, below_low, below),
-            ops.where(enough, below, below_high),
+            where(enough, low, middle),
+            where(enough, middle, high),
+            where(enough, below_low, below),
+            where(enough, below, below_high),
         )
 
-    start = tuple(ops.convert_to_tensor(x, "int32") for x in (0, infinity + 1, 0, total))
-    low, high, below_low, below_high = ops.while_loop(search, halve, start)
+    start = tuple(scalar(x) for x in (0, infinity + 1, 0, total))
+    low, high, below_low, below_high = while_loop(search, halve, start)
     at_high = below_high == count
-    exact = ops.logical_or(below_low == count, at_high)
-    low = ops.where(ops.logical_and(at_high, below_low != count), high, low)
+    exact = at_high | (below_low == count)
+    low = where(at_high & (below_low != count), high, low)
     return below_low, low, exact
 
 
