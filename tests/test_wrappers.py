@@ -66,7 +66,7 @@ def test_sparsity_is_exact_at_the_end_of_fit_however_it_is_compiled(policy, how)
     assert steps(model) == {14}
 
 
-@pytest.mark.parametrize(("made", "update"), [(13, 1), (14, 14), (15, 14)])
+@pytest.mark.parametrize(("made", "update"), [(13, 1), (14, 14)])
 def test_updates_come_with_the_step_they_are_scheduled_for(made, update):
     schedule = kprune.PolynomialDecay(0.1, 0.8, begin_step=0, end_step=14, frequency=20)
     model = compiled(wrapped_mlp(schedule))
@@ -215,7 +215,6 @@ def test_masks_reach_and_leave_wrapped_layers():
         keras.utils.set_random_seed(1)
         inputs = keras.Input((7,), dtype="int32")
         x = wrap(layers.Embedding(11, 4, mask_zero=True))(inputs)
-        x = wrap(layers.GRU(5, return_sequences=True))(x)
         x = wrap(layers.MultiHeadAttention(2, 3))(x, x, use_causal_mask=True)
         return keras.Model(inputs, wrap(layers.LSTM(6))(x))
 

@@ -140,24 +140,32 @@ def theirs():
     return tfmot.sparsity.keras, pytest.importorskip("tf_keras")
 
 
+@pytest.fixture(scope="module")
+def example(images, tmp_path_factory):
+    """The names that the Keras example leaves behind, and the folder of its files."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("ours")
+    return run(KERAS_EXAMPLE, images, folder, kprune, keras), folder
+
+
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
-def test_the_keras_example(images, tmp_path):
-    ours = run(KERAS_EXAMPLE, images, tmp_path, kprune, keras)
+def test_the_keras_example(example):
+    ours, folder = example
     assert ours["accuracy"] == pytest.approx(ours["loaded_accuracy"])
     assert ours["accuracy"] > 0.7
-    exported = keras.models.load_model(tmp_path / "pruned.h5", compile=False)
+    exported = keras.models.load_model(folder / "pruned.h5", compile=False)
     sparsities = zeros(exported)
     assert sparsities == zeros(ours["model_for_export"])
     conv, dense = sparsities.values()
     assert (conv, dense) == (round(0.8 * 108) / 108, round(0.8 * 20280) / 20280)
-    assert (tmp_path / "logs" / "metrics").exists()
+    assert (folder / "logs" / "metrics").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
 @pytest.mark.filterwarnings("ignore:.*HDF5.*")
-def test_the_keras_example_ends_as_with_tfmot(images, tmp_path):
-    expected = run(KERAS_EXAMPLE, images, tmp_path / "theirs", *theirs())
-    ours = run(KERAS_EXAMPLE, images, tmp_path / "ours", kprune, keras)
+def test_the_keras_example_ends_as_with_tfmot(example, images, tmp_path):
+    ours, _ = example
+    expected = run(KERAS_EXAMPLE, images, tmp_path, *theirs())
     assert [layer.name for layer in ours["model_for_pruning"].layers] == [
         # TFMOT wraps layers without weights as well.
         layer.name if layer.name.endswith(("conv2d", "dense")) else layer.layer.name
