@@ -106,10 +106,10 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         # Nothing is cast here: the wrapped layer does it, and masks come from full precision.
         kwargs |= {"dtype": layer.variable_dtype, "autocast": False}
         super().__init__(layer, **kwargs)
+        pattern = _pattern(block_size, block_pooling_type, sparsity_m_by_n)
         self.block_size = tuple(block_size)
         self.block_pooling_type = block_pooling_type
         self.sparsity_m_by_n = None if sparsity_m_by_n is None else tuple(sparsity_m_by_n)
-        pattern = _pattern(self.block_size, block_pooling_type, self.sparsity_m_by_n)
         if pruning_schedule is DEFAULT_SCHEDULE and isinstance(pattern, NM):
             pruning_schedule = ConstantSparsity(1 - pattern.n / pattern.m, 0)
         self.pruning_schedule = check_schedule(pruning_schedule)
@@ -344,22 +344,22 @@ def _pattern(block_size, pooling, m_by_n):
     block = Block(block_size, pooling)
     if m_by_n is None:
         return Unstructured() if block.shape == (1, 1) else block
-    if len(m_by_n) != 2 or not all(isinstance(side, int) for side in m_by_n):
-        raise ValueError(
-            "`sparsity_m_by_n` must be two integers, m zeros in every n, such as (2, 4). "
-            f"Received: sparsity_m_by_n={m_by_n!r}"
-        )
     if block.shape != (1, 1):
         raise ValueError(
             "Give a `block_size` or a `sparsity_m_by_n`, not both. "
             f"Received: block_size={block_size!r}, sparsity_m_by_n={m_by_n!r}"
         )
-    zeros, of = m_by_n
-    if not 0 < zeros < of:
+    two = isinstance(m_by_n, tuple | list) and len(m_by_n) == 2
+    if (
+        not two
+        or not all(isinstance(side, int) for side in m_by_n)
+        or not 0 < m_by_n[0] < m_by_n[1]
+    ):
         raise ValueError(
-            "`sparsity_m_by_n` must be m zeros in every n, with 0 < m < n, such as (2, 4). "
-            f"Received: sparsity_m_by_n={m_by_n!r}"
+            "`sparsity_m_by_n` must be two integers, m zeros in every n, with 0 < m < n, such as "
+            f"(2, 4). Received: sparsity_m_by_n={m_by_n!r}"
         )
+    zeros, of = m_by_n
     return NM(of - zeros, of)
 
 

@@ -660,6 +660,8 @@ def test_a_layer_that_computes_its_kernel_is_left_and_refused():
     [
         ({"block_pooling_type": "MIN"}, ValueError),
         ({"block_size": (0, 1)}, ValueError),
+        ({"block_size": 4}, ValueError),
+        ({"sparsity_m_by_n": 2}, ValueError),
         ({"sparsity_m_by_n": (4, 2)}, ValueError),
         ({"sparsity_m_by_n": (2, 4, 8)}, ValueError),
         ({"sparsity_m_by_n": (2, 4), "block_size": (4, 1)}, ValueError),
