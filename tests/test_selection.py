@@ -41,7 +41,7 @@ LAYERS = [
     (lambda: layers.Bidirectional(layers.GRU(3)), [SEQUENCE], ["kernel", "recurrent_kernel"] * 2),
     (lambda: layers.TimeDistributed(layers.Dense(3)), [SEQUENCE], ["kernel"]),
     (lambda: layers.BatchNormalization(), [IMAGE], []),
-    (lambda: layers.LayerNormalization(axis=(1, 2)), [IMAGE], []),
+    (lambda: layers.LayerNormalization(axis=(-2, -1)), [IMAGE], []),
     (lambda: layers.GroupNormalization(2), [IMAGE], []),
     (lambda: layers.PReLU(), [IMAGE], []),
 ]
