@@ -13,6 +13,7 @@ from kprune.criteria import Magnitude
 from kprune.optimizer import PruningOptimizer
 from kprune.patterns import Unstructured
 from kprune.schedules import PolynomialDecay, check_sparsity
+from kprune.wrappers import wrappers_in
 
 _UPDATES = 50
 _LARGEST_FREQUENCY = 100
@@ -140,6 +141,13 @@ class Pruning(keras.callbacks.Callback):
     def _groups(self, run):
         """What is pruned, and how; the schedules resolved."""
         selection.check_model(self.model)
+        wrapped = [wrapper.layer.name for wrapper in wrappers_in(self.model)]
+        if wrapped:
+            raise ValueError(
+                f"Layers of {self.model.name!r} are wrapped in PruneLowMagnitude and prune by "
+                "themselves: train with kprune.UpdatePruningStep() instead of kprune.Pruning, or "
+                f"without the wrappers. Received: wrapped layers {wrapped}"
+            )
         groups = selection.group(selection.weights(self.model), self.default, self.layers)
         if _backend.is_concrete():
             check_finite([weight for group in groups for weight in group.weights])

@@ -336,6 +336,12 @@ def test_nothing_prunable_in_a_model_built_by_fit():
     assert model.optimizer is optimizer
 
 
+def test_a_wrapped_model_prunes_by_itself():
+    model = compiled(kprune.prune_low_magnitude(mlp()))
+    with pytest.raises(ValueError, match="UpdatePruningStep"):
+        fit(model, kprune.Pruning(0.5))
+
+
 def test_a_run_of_unknown_length():
     def batches():
         x, y = data(64)
