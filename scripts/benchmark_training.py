@@ -6,12 +6,13 @@ A small CNN is trained on random images of 32 x 32 by four contenders: Keras wit
 Keras with `kprune.Pruning` (the real compiled step of `model.fit`), tf_keras without pruning, and
 TFMOT's wrapper layers on tf_keras. Each lives in a process of its own, so that they cannot
 disturb each other, and only one runs at a time: in every round all of them train for one cycle of
-`--frequency` steps, in five visits each, in shuffled order. Masks change once a cycle, as sparsity
+`--frequency` steps, in ten visits each, in shuffled order. Masks change once a cycle, as sparsity
 rises along a cubic from 0 to `--sparsity` over the run. Ratios are those of a contender's mean
 step to the dense mean step of the same library in the same round; the median of the rounds is
 shown, for wall time and for CPU time of the process (all threads), which other load disturbs less.
 
-Then one mask is computed for a 4096 x 4096 weight, by kprune and by top-k.
+Then one mask is computed for a 4096 x 4096 weight: by kprune, by a top-k of as many weights as
+are kept, and by TFMOT, which runs a top-k of all of them.
 
 With KERAS_BACKEND=jax or torch, TFMOT and tf_keras are left out.
 """
@@ -33,8 +34,8 @@ from _start import start
 
 DENSE, KPRUNE, TF_DENSE, TFMOT = "Keras, dense", "kprune", "tf_keras, dense", "TFMOT"
 BASELINES = {DENSE: DENSE, KPRUNE: DENSE, TF_DENSE: TF_DENSE, TFMOT: TF_DENSE}
-TOP_K, TFMOT_MASK = "top_k of the kept", "TFMOT's mask update"
-VISITS_A_CYCLE = 5
+TOP_K = "top_k"
+VISITS_A_CYCLE = 10
 WARMUP_STEPS = 3
 CLASSES = 10
 BATCHES = 64
@@ -58,7 +59,7 @@ def cnn(keras, width):
 
 
 class Training:
-    """A contender: `visit(steps)` trains, and returns the times of each step."""
+    """A contender, which trains in one `fit` call, some steps whenever told to."""
 
     def __init__(self, contender, width, batch_size, frequency, sparsity, rounds, jit_compile):
         if contender in (TF_DENSE, TFMOT):
@@ -67,18 +68,17 @@ class Training:
             import keras
         keras.utils.set_random_seed(0)
         self.keras, self.contender, self.frequency = keras, contender, frequency
-        self.steps = 0
+        self.steps = WARMUP_STEPS + rounds * frequency
         # More of them than a CNN learns by heart in the time, so that gradients stay alive.
-        self.batches = itertools.cycle([_batch(batch_size, seed) for seed in range(BATCHES)])
+        self.batches = [_batch(batch_size, seed) for seed in range(BATCHES)]
         self.model = cnn(keras, width)
-        self.callbacks, first = [], []
+        self.callbacks = []
         end = rounds * frequency
         if contender == KPRUNE:
             import kprune
 
             schedule = kprune.PolynomialDecay(0.0, sparsity, 0, end, frequency=frequency)
-            # Installed once: the wrapped optimizer prunes in all later `fit` calls too.
-            first = [kprune.Pruning(schedule=schedule)]
+            self.callbacks = [kprune.Pruning(schedule=schedule)]
         elif contender == TFMOT:
             from tensorflow_model_optimization.sparsity import keras as tfmot
 
@@ -90,46 +90,46 @@ class Training:
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             **({} if jit_compile is None else {"jit_compile": jit_compile}),
         )
-        self.fit(WARMUP_STEPS, first)
 
-    def fit(self, steps, callbacks):
-        callbacks = [*self.callbacks, *callbacks]
-        batches = (batch for batch in self.batches)
-        self.model.fit(batches, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
-        self.steps += steps
+    def serve(self, pipe):
+        """Receive how many steps to train for, train, and send their times, until all are made.
 
-    def visit(self, steps):
-        """Train for `steps` steps.
-
-        Returns:
-            A list of `(wall seconds, CPU seconds, whether masks changed)`, one a step.
+        What is sent is a list of `(wall seconds, CPU seconds, whether masks changed)`.
         """
-        stamps = [None]
-        prunes = self.contender in (KPRUNE, TFMOT)
-        counts = range(self.steps + 1, self.steps + 1 + steps)
+        prunes, frequency = self.contender in (KPRUNE, TFMOT), self.frequency
 
-        class Timer(self.keras.callbacks.Callback):
+        class Turns(self.keras.callbacks.Callback):
+            step, left = 0, 0
+
             def on_train_batch_begin(self, batch, logs=None):
-                stamps[0] = stamps[0] or _now()
+                if not self.left:
+                    self.left, self.times = pipe.recv(), []
+                    self.last = _now()
 
             def on_train_batch_end(self, batch, logs=None):
                 # Reading the loss waits for the step where it is dispatched asynchronously.
                 float(logs["loss"])
-                stamps.append(_now())
+                now = _now()
+                self.step, self.left = self.step + 1, self.left - 1
+                # Both count the step that is being made as well.
+                update = prunes and self.step % frequency == 0
+                self.times.append((now[0] - self.last[0], now[1] - self.last[1], update))
+                self.last = now
+                if not self.left:
+                    pipe.send(self.times)
 
-        self.fit(steps, [Timer()])
-        return [
-            (b[0] - a[0], b[1] - a[1], prunes and count % self.frequency == 0)
-            for count, (a, b) in zip(counts, itertools.pairwise(stamps))
-        ]
+        batches = (batch for batch in itertools.cycle(self.batches))
+        callbacks = [*self.callbacks, Turns()]
+        self.model.fit(batches, steps_per_epoch=self.steps, verbose=0, callbacks=callbacks)
 
     def result(self):
+        """The sparsity of all kernels."""
         kernels = [w.numpy() for w in self.model.trainable_weights if len(w.shape) > 1]
-        return sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels)
+        return float(sum((k == 0).sum() for k in kernels) / sum(k.size for k in kernels))
 
 
 class MaskUpdate:
-    """One update of the mask of a side x side weight: `visit(sparsity)` computes it once."""
+    """One update of the mask of a side x side weight."""
 
     def __init__(self, contender, side):
         import keras
@@ -137,14 +137,19 @@ class MaskUpdate:
 
         rng = np.random.default_rng(0)
         self.weight = keras.ops.convert_to_tensor(rng.standard_normal((side, side), "float32"))
-        function = {KPRUNE: _kprune_mask, TOP_K: _top_k_mask, TFMOT_MASK: _tfmot_mask}[contender]
+        function = {KPRUNE: _kprune_mask, TOP_K: _top_k_mask, TFMOT: _tfmot_mask}[contender]
         self.function = {s: _compiled(function(s, side * side)) for s in (0.5, 0.9)}
         self.density = {}
         for sparsity in self.function:
-            self.visit(sparsity)
+            self.update(sparsity)
 
-    def visit(self, sparsity):
-        """Return `(wall seconds, CPU seconds)`."""
+    def serve(self, pipe):
+        """Receive a sparsity, compute the mask, and send the time, until None is received."""
+        while (sparsity := pipe.recv()) is not None:
+            pipe.send(self.update(sparsity))
+
+    def update(self, sparsity):
+        """Compute the mask and return `(wall seconds, CPU seconds)`."""
         from keras import ops
 
         start = _now()
@@ -155,6 +160,7 @@ class MaskUpdate:
         return end[0] - start[0], end[1] - start[1]
 
     def result(self):
+        """The sparsity of each mask."""
         return {sparsity: 1 - density for sparsity, density in self.density.items()}
 
 
@@ -233,9 +239,7 @@ def _serve(pipe, kind, arguments):
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         contender = kind(**arguments)
-        pipe.send(None)
-        while (argument := pipe.recv()) is not None:
-            pipe.send(contender.visit(argument))
+        contender.serve(pipe)
         pipe.send(contender.result())
     except Exception as error:
         pipe.send(RuntimeError(f"{arguments['contender']}: {type(error).__name__}: {error}"))
@@ -248,43 +252,36 @@ class Contenders:
     """The contenders' processes, of which one runs at a time."""
 
     def __init__(self, kind, names, **arguments):
-        self.kind, self.names, self.arguments = kind, names, arguments
-        self.processes, self.pipes = [], {}
+        context = multiprocessing.get_context("spawn")
+        self.processes, self.pipes = {}, {}
+        for name in names:
+            self.pipes[name], theirs = context.Pipe()
+            self.processes[name] = context.Process(
+                target=_serve, args=(theirs, kind, {"contender": name, **arguments}), daemon=True
+            )
 
     def __enter__(self):
-        context = multiprocessing.get_context("spawn")
-        for name in self.names:
-            ours, theirs = context.Pipe()
-            arguments = {"contender": name, **self.arguments}
-            process = context.Process(
-                target=_serve, args=(theirs, self.kind, arguments), daemon=True
-            )
+        for process in self.processes.values():
             process.start()
-            theirs.close()
-            self.processes.append(process)
-            self.pipes[name] = ours
-            self._receive(name)
         return self
 
     def visit(self, name, argument):
+        """Have a contender run, and return what it sends."""
         self.pipes[name].send(argument)
-        return self._receive(name)
+        return self.result(name)
 
-    def results(self):
-        """End all of them, and return what each has to say at last."""
-        return {name: self.visit(name, None) for name in self.names}
-
-    def _receive(self, name):
-        try:
-            answer = self.pipes[name].recv()
-        except EOFError:
-            raise RuntimeError(f"{name}: its process ended without an answer") from None
+    def result(self, name):
+        """Return what a contender sends, at last its result."""
+        while not self.pipes[name].poll(1):
+            if not self.processes[name].is_alive():
+                raise RuntimeError(f"{name}: its process ended without an answer")
+        answer = self.pipes[name].recv()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def __exit__(self, *_):
-        for process in self.processes:
+        for process in self.processes.values():
             process.terminate()
             process.join()
 
@@ -303,6 +300,8 @@ def measure_training(width, names, rounds, frequency, advance, **settings):
     order = random.Random(0)
     settings = {"width": width, "rounds": rounds, "frequency": frequency, **settings}
     with Contenders(Training, names, **settings) as contenders:
+        for name in names:
+            contenders.visit(name, WARMUP_STEPS)
         for _ in range(rounds):
             for name in names:
                 cycles[name].append([])
@@ -310,8 +309,8 @@ def measure_training(width, names, rounds, frequency, advance, **settings):
                 for name in order.sample(names, len(names)):
                     cycles[name][-1] += contenders.visit(name, steps)
                     advance()
-        reached = contenders.results()
-    return {name: _summary(name, cycles) | {"sparsity": float(reached[name])} for name in names}
+        reached = {name: contenders.result(name) for name in names}
+    return {name: _summary(name, cycles) | {"sparsity": reached[name]} for name in names}
 
 
 def _summary(name, cycles):
@@ -339,11 +338,13 @@ def measure_masks(side, names, rounds, advance):
     times = {(name, sparsity): [] for name in names for sparsity in (0.5, 0.9)}
     order = random.Random(0)
     with Contenders(MaskUpdate, names, side=side) as contenders:
+        for name in names:
+            contenders.visit(name, 0.5)
         for _ in range(rounds):
             for name, sparsity in order.sample(list(times), len(times)):
                 times[name, sparsity].append(contenders.visit(name, sparsity))
                 advance()
-        reached = contenders.results()
+        reached = {name: contenders.visit(name, None) for name in names}
     found = {name: {} for name in names}
     for name, sparsity in times:
         rounds_of = times[name, sparsity]
@@ -449,7 +450,7 @@ def main(
     if not with_tfmot:
         console.print(f"TFMOT is {note}.")
     settings = {"batch_size": batch_size, "sparsity": sparsity, "jit_compile": jit_compile}
-    mask_names = [KPRUNE, TOP_K, TFMOT_MASK] if with_tfmot else [KPRUNE, TOP_K]
+    mask_names = [KPRUNE, TOP_K, TFMOT] if with_tfmot else [KPRUNE, TOP_K]
     report = {
         "machine": _machine(),
         "backend": backend,
