@@ -147,8 +147,10 @@ def export_onnx(
               the fly; for transformers. Convolutions and embeddings stay float32.
             - `"int8"`: weights and activations in 8 bits, by onnxruntime.quantization (QDQ, a
               scale for each channel); for convolutional models. Inputs and outputs stay float32.
-              Needs `representative_data`. On x86 it is for processors with VNNI: older ones add
-              pairs of products in 16 bits, which can overflow, so verify the file there, too.
+              Needs `representative_data`.
+
+            8-bit weights take 7 of the bits: x86 processors without VNNI add pairs of products
+            in 16 bits, which would overflow.
 
             A report says which weights stay in float32. Faster or not depends on model and
             processor: measure with `kprune.benchmark`.

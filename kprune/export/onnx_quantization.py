@@ -19,7 +19,9 @@ _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "G
 def quantize(blob, request):
     """Return the bytes of a float32 ONNX file quantized as `request` asks for.
 
-    Zeros stay zeros: 8-bit weights are symmetric around zero, with a scale for each channel.
+    Zeros stay zeros: 8-bit weights are symmetric around zero, with a scale for each channel. They
+    take 7 of the 8 bits: x86 processors without VNNI add two products of 8 bits in 16, which
+    overflows, silently, and the file would be right here and wrong there.
 
     Args:
         blob: the bytes of a valid file.
@@ -57,6 +59,7 @@ def _dynamic(folder, request):
         op_types_to_quantize=_DYNAMIC,
         per_channel=True,
         weight_type=QuantType.QInt8,
+        reduce_range=True,
     )
 
 
@@ -77,6 +80,7 @@ def _static(folder, request):
         # MobileNetV2 took 1.10 of the time of float32, with unsigned ones 0.70.
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        reduce_range=True,
         extra_options={"WeightSymmetric": True},
     )
 

@@ -13,6 +13,8 @@ _TFLITE_DTYPES = {0: "float32", 1: "float16", 7: "int16", 9: "int8", 10: "float6
 # to 8 bits leaves it at 0.99; two weights of random normal values are alike by 0.64.
 _ALIKE = 0.9
 _SAMPLED = 8192
+# How far rounding to 7 bits moves a weight, and some more, as a share of the largest one.
+_ROUNDED = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +116,14 @@ class _Finder:
     def _reordered(self, values):
         """Recognize recurrent kernels in ONNX files, whose gates stand in another order."""
         ordered = np.sort(values, axis=None)
-        for variables in self._by_size.get(values.size, {}).values():
-            for name, array in variables:
-                if np.allclose(np.sort(array, axis=None), ordered, rtol=1e-2):
-                    return name
-        return None
+        largest = max(-ordered[0], ordered[-1])
+        distances = {
+            name: np.abs(np.sort(array, axis=None) - ordered).max()
+            for variables in self._by_size.get(values.size, {}).values()
+            for name, array in variables
+        }
+        best = min(distances, key=distances.get, default=None)
+        return best if best and distances[best] < _ROUNDED * largest else None
 
 
 def _scaled_axes(shape):
