@@ -208,7 +208,8 @@ def group(found, default, layers=None, model=None):
             wildcards) or the path of a layer, a layer, a layer class, a predicate
             `layer -> bool`; or a dict from those to None (leave dense), a sparsity, a
             schedule, a pattern, or a dict of `Pruning`'s arguments. The first entry that
-            matches decides. Naming a layer names all layers inside it.
+            matches decides. Naming a layer names all layers inside it. Layers with one and the
+            same dict of arguments share one setting, as those of a list do.
         model: the model, for patterns that need to know how its layers are connected.
 
     Returns:
@@ -352,7 +353,7 @@ def _rules(layers, default):
     if layers is None:
         return []
     if isinstance(layers, dict):
-        return [(_check_selector(s), _setting(value, default)) for s, value in layers.items()]
+        return _rules_of_dict(layers, default)
     if isinstance(layers, (list, tuple, set, frozenset)):
         selectors = list(layers)
     else:
@@ -375,6 +376,16 @@ def _check_selector(selector):
 
 def _setting(value, default):
     if value is None:
+def _rules_of_dict(layers, default):
+    shared, rules = {}, []
+    for selector, value in layers.items():
+        setting = shared.get(id(value)) or _setting(value, default)
+        if isinstance(value, dict):
+            shared[id(value)] = setting
+        rules.append((_check_selector(selector), setting))
+    return rules
+
+
         return None
     if isinstance(value, Setting):
         return value

@@ -6,9 +6,10 @@ import warnings
 import keras
 import numpy as np
 
+from kprune import selection
 from kprune.structured.functional import functional_form
 from kprune.structured.graph import ChannelGraph
-from kprune.structured.groups import find_groups
+from kprune.structured.groups import find_groups, open_groups
 from kprune.structured.liveness import inflows
 from kprune.structured.surgery import cut
 
@@ -16,7 +17,7 @@ _DENSE = (keras.layers.Dense,)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
-def shrink(model):
+def shrink(model, layers=None):
     """Return a smaller model that computes the same: without the channels that are empty.
 
     A channel is empty when nothing takes it in with a weight that is not zero, or when it
@@ -36,16 +37,23 @@ def shrink(model):
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.
+        layers: which layers may lose the channels they make, as in `prune_channels`; all by
+            default. Zeros without a pattern, or in blocks, empty a channel by chance; a layer
+            in blocks that loses some of its inputs is in blocks no more.
 
     Returns:
         A plain `keras.Model`, not compiled; the original is as it was.
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: no channel is empty, or a subclassed model that cannot be traced.
+        ValueError: no channel is empty, `layers` that matches nothing, or a subclassed model
+            that cannot be traced.
     """
     graph = ChannelGraph(functional_form(model))
-    empty = _Empty(graph)
+    groups = find_groups(graph)
+    if layers is not None:
+        open_groups(groups, model, selection.choose(selection.weights(model), layers))
+    empty = _Empty(graph, groups)
     gone = empty.channels()
     if not len(gone):
         raise ValueError(
@@ -61,10 +69,10 @@ def shrink(model):
 class _Empty:
     """Finds the channels of a graph that can go without any difference."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, groups):
         self._graph = graph
         self._inflows = inflows(graph)
-        self._groups = find_groups(graph)
+        self._groups = groups
         self._zeros = {}
         self.kept = []  # Why empty channels stay.
 

@@ -4,6 +4,7 @@ import keras
 
 from kprune import selection
 from kprune.export.targets import xnnpack
+from kprune.export.targets.channels import ROUND_TO, judge_channels
 from kprune.export.targets.from_keras import functional, read
 from kprune.export.targets.graph import BLOCK
 from kprune.export.targets.rewrites import rewrite
@@ -11,6 +12,7 @@ from kprune.export.targets.target import get_target
 from kprune.patterns import Block, Unstructured
 from kprune.report import tables
 from kprune.schedules import check_sparsity
+from kprune.structured.channels import Channels
 
 
 class TargetLayers(dict):
@@ -19,11 +21,16 @@ class TargetLayers(dict):
     Attributes:
         target: the target's name.
         reasons: {layer name: why it was chosen or left out}, in order.
+        channels: names of the layers that lose channels, for `kprune.shrink`.
     """
 
     def __init__(self, chosen, target, reasons):
         super().__init__(chosen)
         self.target, self.reasons = target, reasons
+
+    @property
+    def channels(self):
+        return [name for name, one in self.items() if isinstance(one["pattern"], Channels)]
 
     def __str__(self):
         return tables.as_text(self)
@@ -38,30 +45,44 @@ class TargetLayers(dict):
             share = tables.MISSING if setting is None else tables.percent(setting["sparsity"])
             rows.append((name, pattern, share, reason))
         return tables.table(
-            ["layer", "pattern", ">sparsity", "why"], rows, title=f"Pruning for {self.target}"
+            ["layer", "pattern", ">sparsity", "why"],
+            rows,
+            title=f"Pruning for {self.target}",
+            notes=[_SHRINK] if self.channels else [],
         )
 
 
-def for_target(model, target, sparsity=0.85):
+_SHRINK = (
+    "Sparsity of Channels: the share of channels that are zero after `fit`; "
+    "kprune.shrink(model, layers=layers.channels) takes them out."
+)
+
+
+def for_target(model, target, sparsity=0.85, channels=None):
     """Choose the layers and patterns with which pruning makes a model faster on a target.
 
     Unstructured zeros in the 1x1 convolutions that XNNPACK's sparse path takes (with the rewrites
     of `export_tflite`), blocks of (4, 1) in dense layers where they are faster at this sparsity.
-    All else is left dense: it would only lose accuracy. What convolutions with larger kernels can
-    lose is channels: see `prune_channels`.
+    All else is left dense, where zeros would only cost accuracy; or it loses whole `channels`
+    (`Channels(round_to=8)`), which is faster everywhere. Channels that reach into a layer with
+    zeros of another pattern stay.
 
     Example:
 
     ```python
-    layers = kprune.for_target(model, "litert-arm64", sparsity=0.85)
+    layers = kprune.for_target(model, "litert-arm64", sparsity=0.85, channels=0.5)
     print(layers)  # why each layer was chosen or left out
     model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(layers=layers)])
+    model = kprune.shrink(kprune.strip_pruning(model), layers=layers.channels)
+    kprune.export_tflite(model, "model.tflite", target="litert-arm64")
     ```
 
     Args:
         model: a built functional or Sequential Keras model.
         target: as in `check`.
-        sparsity: float in [0, 1), the share of zeros in each chosen layer.
+        sparsity: float in [0, 1), the share of zeros in each layer with a sparse kernel.
+        channels: float in [0, 1), the share of channels that go where there is none; by default
+            those layers are left as they are.
 
     Returns:
         A `TargetLayers`: {layer name: {"sparsity": ..., "pattern": ...}}.
@@ -70,26 +91,56 @@ def for_target(model, target, sparsity=0.85):
         ValueError: an unknown target; a subclassed model; nothing in the model would be faster.
     """
     target, sparsity = get_target(target), check_sparsity(sparsity)
+    share = None if channels is None else check_sparsity(channels, "channels")
     if functional(model) is None:
         raise ValueError(
             f"The model '{model.name}' is subclassed, so its graph of layers is not known: choose "
             "`layers` of kprune.Pruning yourself."
         )
+    ops = read(model).ops
+    chosen, reasons = _sparse_kernels(model, ops, target, sparsity)
+    if share is not None:
+        chosen, reasons = _with_channels(model, ops, share, chosen, reasons)
+    if not chosen:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+        advice = " Take channels instead: channels=0.5." if share is None else ""
+        raise ValueError(
+            f"Nothing in '{model.name}' would be faster on {target.name} with {sparsity:.0%} "
+            f"zeros. {why}.{advice}"
+        )
+    return TargetLayers(chosen, target.name, reasons)
+
+
+def _sparse_kernels(model, ops, target, sparsity):
+    """Choose what has a sparse kernel; return the settings and the reasons, {layer name: ...}."""
     fast = _fast_convolutions(model, target, sparsity)
     chosen, reasons = {}, {}
-    for op in read(model).ops:
+    for op in ops:
         if op.weight is None or op.name in reasons:
             continue
         pattern, reasons[op.name] = _judge(op, target, sparsity, fast)
         if pattern is not None and _prunable(model, op.name):
             chosen[op.name] = {"sparsity": sparsity, "pattern": pattern}
-    if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
-        raise ValueError(
-            f"Nothing in '{model.name}' would be faster on {target.name} with {sparsity:.0%} "
-            f"zeros. {why}"
-        )
-    return TargetLayers(chosen, target.name, reasons)
+    return chosen, reasons
+
+
+def _with_channels(model, ops, share, chosen, reasons):
+    """Add the layers that lose channels, and why others do not."""
+    verdicts = judge_channels(model, share, chosen)
+    # One setting for all, so that an allocation of `Pruning`'s shares it out among them.
+    setting = {"sparsity": share, "pattern": Channels(round_to=ROUND_TO)}
+    every, why = {}, {}
+    for name in dict.fromkeys([*(op.name for op in ops), *verdicts]):
+        if name in chosen:
+            every[name] = chosen[name]
+        elif name in verdicts and verdicts[name] is None:
+            every[name] = setting
+        said = [reasons.get(name, "no sparse kernel")]
+        if name not in chosen:
+            said += [verdicts.get(name) or "its channels go"] if name in verdicts else []
+        if name in reasons or name in verdicts:
+            why[name] = "; ".join(said)
+    return every, why
 
 
 def _fast_convolutions(model, target, sparsity):
@@ -118,7 +169,7 @@ def _judge(op, target, sparsity, fast):
     if op.kind == "dense" and len(op.outputs[0].shape) != 4:
         return _judge_dense(op, target, sparsity)
     if not op.pointwise:
-        return None, "no sparse kernel; only removing channels makes it faster"
+        return None, "no sparse kernel"
     if not target.clusters:
         return None, f"{target.name} computes 1x1 convolutions densely"
     reason = fast.get(op.name, "it is in no cluster of XNNPACK's sparse path")
