@@ -36,7 +36,8 @@ def plain_errors():
         raise typer.Exit(1) from None
 
 
-def _finish(report, json):
+def show(report, json=None):
+    """Print a report; write it as JSON, too, where a path is given."""
     from kprune.report.files import write_json
 
     console = Console()
@@ -56,11 +57,16 @@ def benchmark(
     free_dim: FreeDim = None,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="A .json of the same files on another machine, to show beside."),
+    ] = None,
 ):
     """Measure latency and size of model files side by side, each in its real runtime."""
     with plain_errors():
         import kprune.measure
         from kprune.export.files import destination
+        from kprune.measure.compare import Comparison, read_report
         from kprune.report import plots
 
         # Before the long work, not after it.
@@ -68,12 +74,16 @@ def benchmark(
             destination(json, ".json")
         if plot:
             plots.check(plot)
+        other = compare and read_report(compare)
         report = kprune.measure.benchmark(
             files, threads, batch_size, rounds, warmup, seed, free_dim
         )
-        _finish(report, json)
+        show(report, json)
         if plot:
             report.plot(plot)
+        if other:
+            print()
+            show(Comparison(report.to_dict(), other))
 
 
 @app.command()
@@ -82,7 +92,7 @@ def sparsity(file: KerasFile, json: Json = None):
     with plain_errors():
         import kprune.measure
 
-        _finish(kprune.measure.sparsity(file), json)
+        show(kprune.measure.sparsity(file), json)
 
 
 @app.command()
@@ -91,7 +101,7 @@ def flops(file: KerasFile, batch_size: BatchSize = 1, free_dim: FreeDim = None, 
     with plain_errors():
         import kprune.measure
 
-        _finish(kprune.measure.flops(file, batch_size, free_dim), json)
+        show(kprune.measure.flops(file, batch_size, free_dim), json)
 
 
 @app.command()
@@ -111,7 +121,7 @@ def check(
         if json:
             destination(json, ".json")
         report = kprune.export.check(file, target)
-        _finish(report, json)
+        show(report, json)
     if not report.ok:
         raise typer.Exit(2)
 
@@ -136,5 +146,5 @@ def demo(
     with plain_errors():
         import kprune.demo
 
-        _finish(kprune.demo.demo(out, sparsity, epochs, seed, data), None)
+        show(kprune.demo.demo(out, sparsity, epochs, seed, data))
         print(f"\nThe files are in {out}{os.sep}; the figures in demo.json and demo.png there.")

@@ -7,7 +7,7 @@ ai-edge-litert (for .tflite) or onnxruntime (for .onnx), and nothing of kprune.
     workstation$ scp scripts/benchmark_device.py *.tflite *.check.npz pi:
     pi$          pip install numpy ai-edge-litert
     pi$          python benchmark_device.py dense.tflite pruned.tflite --json pi.json
-    workstation$ python scripts/benchmark.py dense.tflite pruned.tflite --compare pi.json
+    workstation$ kprune benchmark dense.tflite pruned.tflite --compare pi.json
 
 `--record` runs each model on a random input and writes both, and what came out, beside it
 (`pruned.tflite.check.npz`). On the device the same input must give the same output; then the

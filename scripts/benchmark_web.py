@@ -37,7 +37,7 @@ def main(
 ):
     """Run .tflite files in LiteRT.js in headless Chromium: outputs, and latency side by side."""
     start()
-    from kprune.cli import _finish, plain_errors
+    from kprune.cli import plain_errors, show
 
     with plain_errors():
         from kprune.export.files import destination
@@ -53,7 +53,7 @@ def main(
         report = web.benchmark_web(
             files or [], rounds, warmup, seed, batch_size, tolerance, browser, cache, timeout
         )
-        _finish(report, json)
+        show(report, json)
         for row in report.failures:
             stderr = Console(stderr=True)
             stderr.print(f"{row.path}: {row.reason}", style="red", markup=False, highlight=False)

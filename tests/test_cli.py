@@ -84,8 +84,8 @@ def test_an_unwritable_report_is_an_error_and_leaves_nothing(model_file, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["--json", "--plot"])
-def test_where_nothing_can_be_written_nothing_is_measured(model_file, tmp_path, option):
+@pytest.mark.parametrize("option", ["--json", "--plot", "--compare"])
+def test_where_nothing_can_be_written_or_read_nothing_is_measured(model_file, tmp_path, option):
     result = kprune("benchmark", model_file, option, tmp_path / "nowhere" / "out.json")
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
