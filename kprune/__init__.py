@@ -20,6 +20,7 @@ from kprune.measure import benchmark, flops, sparsity
 from kprune.optimizer import PruningOptimizer
 from kprune.patterns import NM, Block, Pattern, Unstructured
 from kprune.prune import UpdatePruningStep, prune_low_magnitude, prune_scope
+from kprune.quantization import QuantizationAware
 from kprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 from kprune.strip import strip_pruning
 from kprune.structured import (
@@ -61,6 +62,7 @@ __all__ = [
     "PruningOptimizer",
     "PruningSchedule",
     "PruningSummaries",
+    "QuantizationAware",
     "Random",
     "Slimming",
     "Target",

@@ -158,6 +158,17 @@ def recompile(model):
         model.make_train_function(force=True)
 
 
+def forget_compiled(model):
+    """Drop all that the model's layers were compiled to, as they compute in another way now."""
+    recompile(model)
+    model.test_function = model.predict_function = None
+
+
+def steps_to_renew():
+    """Methods of a model that must be new objects to be compiled anew: JAX goes by equality."""
+    return ("train_step", "test_step") if keras.backend.backend() == "jax" else ()
+
+
 def _torch():
     import torch
 

@@ -54,6 +54,11 @@ class Weight:
     axes: tuple[int, int] = INPUT_OUTPUT
     parents: tuple[keras.Layer, ...] = ()
 
+    @property
+    def is_kernel(self):
+        """Whether it is prunable, or would be if it were trainable."""
+        return self.reason in (None, FROZEN)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
@@ -340,13 +345,19 @@ def _axes(variable, layer):
 
 
 def _einsum_axes(equation, rank):
+    summed, others = einsum_axes(equation, rank)
+    return (summed[-1], others[-1]) if summed and others else INPUT_OUTPUT
+
+
+def einsum_axes(equation, rank):
+    """Return two lists of an EinsumDense kernel's axes: summed over, and kept in the output."""
     inputs, output = equation.replace(" ", "").split("->")
     kernel = [letter for letter in inputs.split(",")[1] if letter in string.ascii_letters]
     if len(kernel) != rank:
-        return INPUT_OUTPUT
+        return [INPUT_OUTPUT[0]], [INPUT_OUTPUT[1]]
     summed = [i - rank for i, letter in enumerate(kernel) if letter not in output]
     others = [i - rank for i, letter in enumerate(kernel) if letter in output]
-    return (summed[-1], others[-1]) if summed and others else INPUT_OUTPUT
+    return summed, others
 
 
 def _rules(layers, default):
@@ -365,6 +376,16 @@ def _rules(layers, default):
     return [(_check_selector(selector), default) for selector in selectors]
 
 
+def _rules_of_dict(layers, default):
+    shared, rules = {}, []
+    for selector, value in layers.items():
+        setting = shared.get(id(value)) or _setting(value, default)
+        if isinstance(value, dict):
+            shared[id(value)] = setting
+        rules.append((_check_selector(selector), setting))
+    return rules
+
+
 def _check_selector(selector):
     if isinstance(selector, (str, keras.Layer)) or callable(selector):
         return selector
@@ -376,16 +397,6 @@ def _check_selector(selector):
 
 def _setting(value, default):
     if value is None:
-def _rules_of_dict(layers, default):
-    shared, rules = {}, []
-    for selector, value in layers.items():
-        setting = shared.get(id(value)) or _setting(value, default)
-        if isinstance(value, dict):
-            shared[id(value)] = setting
-        rules.append((_check_selector(selector), setting))
-    return rules
-
-
         return None
     if isinstance(value, Setting):
         return value

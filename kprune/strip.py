@@ -5,6 +5,7 @@ import keras
 from kprune import _backend, selection
 from kprune._replace import replace_layers
 from kprune.optimizer import PruningOptimizer
+from kprune.quantization import is_fake_quantized, remove_fake_quantization
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
@@ -15,6 +16,8 @@ def find_pruning(model):
         found.append(f"the optimizer of {model.name!r} is a PruningOptimizer")
     for wrapper in wrappers_in(model):
         found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
+    if is_fake_quantized(model):
+        found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
     return found
 
 
@@ -50,7 +53,9 @@ def strip_pruning(model):
         layers = list(model)
         _check_pruned(layers, f"the list of {len(layers)} layers")
         return [_unwrapped(layer) for layer in layers]
-    _check_pruned([model], repr(getattr(model, "name", model)))
+    selection.check_model(model)
+    if not remove_fake_quantization(model) or find_pruning(model):
+        _check_pruned([model], repr(model.name))
     if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
         model.optimizer = model.optimizer.base_optimizer
         _backend.recompile(model)

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from keras import layers
 
+from kprune import Pruning, QuantizationAware, quantization, selection, strip_pruning
 from kprune.export import ExportError, VerificationError, export_tflite
+from kprune.export.data import generate
+from kprune.export.signature import describe
+from kprune.export.stored import tflite_constants
 from tests.export.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_tflite
 from tests.zoo import ZOO
 
@@ -20,10 +24,10 @@ def trained(digits):
     return model
 
 
-def accuracy(path, x, y):
+def accuracy(path, x, y, name="input"):
     hits = 0
     for sample, label in zip(x, y):
-        (output,) = run_tflite(path, {"input": sample[None]}).values()
+        (output,) = run_tflite(path, {name: sample[None]}).values()
         hits += int(output.argmax() == label)
     return hits / len(y)
 
@@ -154,3 +158,59 @@ def test_sparse_blocks(wide, tmp_path):
 def test_nothing_to_store_sparse_is_noted(tmp_path):
     report = export_tflite(ZOO["mlp"](), tmp_path / "m.tflite", sparse=True)
     assert any("no weight is stored sparse" in note for note in report.notes)
+
+
+def in_order(values):
+    """Sorted, as converters reorder axes, and relative, as they fold a BatchNormalization in."""
+    return np.sort(values, axis=None) / np.abs(values).max()
+
+
+KINDS = ["cnn", "separable", "grouped_conv", "conv1d", "lstm", "gru", "embedding", "attention"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantization_aware_training_rounds_kernels_as_the_file_does(kind, tmp_path):
+    model = ZOO[kind]()  # Its BatchNormalization is new, and scales all channels alike.
+    prune_by_hand(model, 0.3)
+    data = generate(model, describe(model), 30)
+    path = tmp_path / "m.tflite"
+    export_tflite(model, path, quantize="int8", representative_data=data, tolerance=1)
+    constants = tflite_constants(path.read_bytes())
+    found = [weight for weight in selection.weights(model) if weight.is_kernel]
+    assert found
+    for weight in found:
+        value, channels = weight.variable.value, quantization._channels(weight)
+        by_channel = quantization.round_weight(value, channels)
+        rounded = (by_channel if channels else quantization.round_activation(value)).numpy()
+        of_size = [c.values for c in constants if c.values.size == rounded.size]
+        distances = [np.abs(in_order(each) - in_order(rounded)).max() for each in of_size]
+        assert min(distances) < 1e-5, weight.name
+
+
+def test_pruning_with_quantization_aware_training_to_int8(trained, digits, tmp_path):
+    x, y = digits
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    fit = {"x": x[:1500], "y": y[:1500], "verbose": 0}
+    model.fit(**fit, epochs=8, callbacks=[Pruning(0.8)])
+    tuned = model.fit(
+        **fit,
+        epochs=3,
+        callbacks=[Pruning(0.8), QuantizationAware()],
+        validation_data=(x[1500:], y[1500:]),
+    )
+    model = strip_pruning(model)
+    report = export_tflite(
+        model, tmp_path / "m.tflite", quantize="int8", representative_data=x[:200]
+    )
+    wanted = {w.name: selection.sparsity([w]) for w in selection.weights(model) if not w.reason}
+    assert all(round(0.8, 2) == round(share, 2) for share in wanted.values())
+    assert {weight.name: weight.dtype for weight in report.weights} == dict.fromkeys(wanted, "int8")
+    for weight in report.weights:
+        assert weight.sparsity >= wanted[weight.name]
+    assert not any("left in float" in note for note in report.notes)
+    # What validation in 8 bits said in `fit` holds for the file.
+    said = tuned.history["val_accuracy"][-1]
+    assert said > 0.8
+    assert abs(accuracy(report.path, x[1500:], y[1500:], model.inputs[0].name) - said) < 0.02
