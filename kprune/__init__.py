@@ -2,6 +2,7 @@
 
 from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
 from kprune.callbacks import Pruning
+from kprune.compression import CompressReport, compress
 from kprune.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
 from kprune.export import (
     CheckReport,
@@ -22,6 +23,7 @@ from kprune.patterns import NM, Block, Pattern, Unstructured
 from kprune.prune import UpdatePruningStep, prune_low_magnitude, prune_scope
 from kprune.quantization import QuantizationAware
 from kprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
+from kprune.sharing import WeightSharing
 from kprune.strip import strip_pruning
 from kprune.structured import (
     BatchNormScale,
@@ -45,6 +47,7 @@ __all__ = [
     "Block",
     "Channels",
     "CheckReport",
+    "CompressReport",
     "ConstantSparsity",
     "Criterion",
     "ErdosRenyiKernel",
@@ -70,9 +73,11 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "UpdatePruningStep",
+    "WeightSharing",
     "benchmark",
     "channel_groups",
     "check",
+    "compress",
     "compute_mask",
     "export_onnx",
     "export_tflite",

@@ -27,6 +27,9 @@ class StoredWeight:
         dtype: what it is stored as.
         sparsity: share of zeros (integers: of values at the zero point), as a fraction.
         encoding: `"dense"` or `"sparse"`.
+        values: of a `.tflite` weight in 8 bits, how many different codes other than zero it has.
+        entropy: of such a weight, in bits for each entry: what the best code that looks at one
+            entry at a time would take.
     """
 
     name: str
@@ -34,16 +37,22 @@ class StoredWeight:
     dtype: str
     sparsity: float
     encoding: str = "dense"
+    values: int | None = None
+    entropy: float | None = None
 
 
 @dataclasses.dataclass
 class Constant:
-    """A constant of a file, as real values: zero is exactly 0.0."""
+    """A constant of a file, as real values: zero is exactly 0.0.
+
+    `codes` are those of a `.tflite` constant in 8 bits, less its zero point.
+    """
 
     values: np.ndarray
     dtype: str
     encoding: str = "dense"
     name: str = ""
+    codes: np.ndarray | None = None
 
 
 def stored_weights(constants, kernels, others=()):
@@ -71,9 +80,20 @@ def stored_weights(constants, kernels, others=()):
                     dtype=constant.dtype,
                     sparsity=1 - np.count_nonzero(values) / values.size,
                     encoding=constant.encoding,
+                    **_alphabet(constant.codes),
                 )
             )
     return sorted(result, key=lambda weight: order[weight.name])
+
+
+def _alphabet(codes):
+    """Count the different codes of a weight in 8 bits, and their entropy."""
+    if codes is None:
+        return {}
+    found, counts = np.unique(codes, return_counts=True)
+    shares = counts / codes.size
+    entropy = float(-(shares * np.log2(shares)).sum()) + 0.0
+    return {"values": int(np.count_nonzero(found)), "entropy": entropy}
 
 
 class _Finder:
@@ -98,7 +118,7 @@ class _Finder:
         """Return the variable's name, or None."""
         best, best_likeness = None, _ALIKE
         for shape, variables in self._by_size.get(values.size, {}).items():
-            for axis, axes in itertools.product(_scaled_axes(shape), _axis_orders(len(shape))):
+            for axis, axes in itertools.product(_scaled_axes(shape), axis_orders(len(shape))):
                 stored = values.reshape([shape[i] for i in axes]).transpose(np.argsort(axes))
                 likeness = self._rows_for(shape, axis) @ _sample(stored, axis)
                 if likeness.max() > best_likeness:
@@ -149,7 +169,7 @@ def _sample(array, axis):
     return sampled / (np.linalg.norm(sampled) or 1)
 
 
-def _axis_orders(rank):
+def axis_orders(rank):
     """Orders of a Keras weight's axes that converters choose."""
     if rank < 4:
         return list(itertools.permutations(range(rank)))
@@ -183,7 +203,7 @@ def _tflite_constant(tensor, values, dtype):
     encoding = "dense"
     if tensor.Sparsity() is not None:
         values, encoding = _densify(tensor.Sparsity(), values, shape), "sparse"
-    values = values.reshape(shape)
+    values, codes = values.reshape(shape), None
     if "int" in dtype:
         quantization = tensor.Quantization()
         if quantization is None or not quantization.ScaleLength():
@@ -193,8 +213,9 @@ def _tflite_constant(tensor, values, dtype):
         scale = quantization.ScaleAsNumpy()
         zero = quantization.ZeroPointAsNumpy()
         along = along if scale.size > 1 else [1] * len(shape)
-        values = (values.astype("int32") - zero.reshape(along)) * scale.reshape(along)
-    return Constant(values, dtype, encoding)
+        codes = values.astype("int32") - zero.reshape(along)
+        values = codes * scale.reshape(along)
+    return Constant(values, dtype, encoding, codes=codes if dtype == "int8" else None)
 
 
 def _densify(sparsity, values, shape):
@@ -297,6 +318,32 @@ def tflite_zeros(model, tensor):
             along[quantization.QuantizedDimension()] = -1
             values = values.reshape(shape) != zero.reshape(along)
     return max(0, size - int(np.count_nonzero(values))), size
+
+
+def tflite_weights(data):
+    """Yield what `tflite_zeros` says of each weight of rank 2 or more of a TFLite file.
+
+    Raises:
+        ValueError: the file's buffers overlap, so that few bytes would be many weights.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, left = schema.Model.GetRootAs(data), 4 * len(data)
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength())):
+            length = model.Buffers(tensor.Buffer()).DataLength()
+            if tensor.ShapeLength() < 2 or not length or not _is_weight(tensor):
+                continue
+            left -= length
+            if left < 0:
+                raise ValueError("its buffers overlap")
+            yield tflite_zeros(model, tensor)
+
+
+def _is_weight(tensor):
+    """Whether a tensor has real values; other integers are indices or shapes."""
+    dtype, quantization = _TFLITE_DTYPES.get(tensor.Type(), ""), tensor.Quantization()
+    return "float" in dtype or bool(dtype and quantization and quantization.ScaleLength())
 
 
 def _sparse_tensors(model):

@@ -1,12 +1,15 @@
 """`export_tflite`: a file for LiteRT."""
 
-from kprune.export import stored
+import dataclasses
+
+from kprune.export import stored, transport
+from kprune.export.codebooks import CODEBOOK, encode_shared
 from kprune.export.errors import ExportError
 from kprune.export.pipeline import INTEGER_ONLY, Runtime, export
 from kprune.export.targets import encode
 from kprune.export.targets.target import get_target
 
-QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8")
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
 
 
 class LiteRT(Runtime):
@@ -24,7 +27,10 @@ class LiteRT(Runtime):
         self.sparse, self.target = sparse, target
 
     def make(self, model, request):
-        """Convert the model, its weights sparse where that pays."""
+        """Convert the model, its weights sparse where that pays, or as codes."""
+        if request.quantize == CODEBOOK:
+            blob = transport.convert(model, dataclasses.replace(request, quantize=None))
+            return encode.Made(encode_shared(blob, model), model)
         return encode.make(model, request, self.sparse, self.target)
 
     def run(self, path, feeds, names):
@@ -109,6 +115,10 @@ def export_tflite(
 
             - `None`: float32.
             - `"float16"`: weights in 16 bits, arithmetic in float32. Half the size.
+            - `"codebook"`: weights that `WeightSharing` has shared as 8-bit codes, which LiteRT
+              turns into floats when it loads the file; arithmetic in float32, and the outputs are
+              those of `None`. A quarter, and the smallest under gzip: see `compress`. Stored
+              dense.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
             - `"int8"`: weights and activations in 8 bits; inputs and outputs stay float32. Needs
               `representative_data`.
@@ -140,11 +150,12 @@ def export_tflite(
             some of `representative_data`, else generated: ids inside the vocabulary for inputs
             that feed an Embedding, normally distributed floats elsewhere. A subclassed model's
             inputs get their dtypes from here.
-        tolerance: the difference to allow, instead of the default. For `None` (default 1e-4) and
-            `"float16"` (1e-2): the largest absolute difference of an output divided by the
-            largest magnitude of that output in Keras. For `"dynamic"` (0.1), `"int16x8"` (0.1)
-            and `"int8"` (0.25): the root mean square of the difference divided by that of the
-            output. These catch broken files; measure what quantization costs on test data.
+        tolerance: the difference to allow, instead of the default. For `None` and `"codebook"`
+            (default 1e-4) and `"float16"` (1e-2): the largest absolute difference of an output
+            divided by the largest magnitude of that output in Keras. For `"dynamic"` (0.1),
+            `"int16x8"` (0.1) and `"int8"` (0.25): the root mean square of the difference divided
+            by that of the output. These catch broken files; measure what quantization costs on
+            test data.
 
     Returns:
         An `ExportReport`: size, differences, top-1 agreement, sparsity of each stored weight.
@@ -168,6 +179,10 @@ def export_tflite(
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
             "model will see, to find the ranges of its activations."
+        )
+    if sparse is True and quantize == CODEBOOK:
+        raise ValueError(
+            "sparse=True does not go with quantize='codebook', which is smallest dense, under gzip."
         )
     if sparse is True and quantize in ("dynamic", *INTEGER_ONLY):
         raise ValueError(

@@ -24,8 +24,9 @@ from kprune.export.signature import output_names
 # LSTM, 13 inverted residual blocks, 4 transformer blocks) it was at most 0.03 for "dynamic" and
 # "int16x8" and 0.07 for "int8", and 0.3 to 0.9 for files that were broken, or calibrated on other
 # data than they ran on.
-TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int16x8": 0.1, "int8": 0.25}
-_LARGEST_COUNTS = (None, "float16")
+TOLERANCES = {None: 1e-4, "codebook": 1e-4, "float16": 1e-2}
+TOLERANCES |= {"dynamic": 0.1, "int16x8": 0.1, "int8": 0.25}
+_LARGEST_COUNTS = (None, "codebook", "float16")
 
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.
 TINY = 1e-6

@@ -12,6 +12,7 @@ from kprune.export.targets.check import check_graph
 from kprune.export.targets.graph import SPARSE_FROM
 from kprune.export.targets.rewrites import rewrite
 from kprune.export.targets.target import TARGETS, get_target
+from kprune.export.unpack import packed, unpack
 
 AUTO = "auto"
 INTEGERS = ("dynamic", "int8", "int16x8")
@@ -138,47 +139,18 @@ def without_blocks(blob, indices):
     Returns:
         The bytes of the changed file.
     """
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     views = schema.Model.GetRootAs(blob)
     dense = {i: stored.tflite_dense(views, views.Subgraphs(0).Tensors(i)) for i in indices}
     model = schema.ModelT.InitFromPackedBuf(blob)
     graph = model.subgraphs[0]
-    code = _densify_code(schema, model)
-    new, operators = {}, []
     for index in indices:
         tensor = graph.tensors[index]
         values, tensor.sparsity = _compressed(schema, dense[index])
         model.buffers[tensor.buffer].data = values.view("uint8")
-        target = schema.TensorT()
-        target.shape, target.type = tensor.shape, tensor.type
-        target.name, target.buffer = tensor.name + b"_dense", 0
-        graph.tensors.append(target)
-        new[index] = len(graph.tensors) - 1
-        operator = schema.OperatorT()
-        operator.opcodeIndex = code
-        operator.inputs = np.array([index], "int32")
-        operator.outputs = np.array([new[index]], "int32")
-        operators.append(operator)
-    for operator in graph.operators:
-        inputs = [new.get(int(i), int(i)) for i in operator.inputs]
-        operator.inputs = np.array(inputs, "int32")
-    graph.operators = operators + graph.operators
-    builder = flatbuffers.Builder(len(blob))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _densify_code(schema, model):
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == schema.BuiltinOperator.DENSIFY:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DENSIFY
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+    unpack(schema, model, indices, schema.BuiltinOperator.DENSIFY)
+    return packed(schema, model)
 
 
 def _compressed(schema, dense):
