@@ -55,6 +55,7 @@ def benchmark(
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first round.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the inputs and of the order of visits.")] = 0,
     free_dim: FreeDim = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to load a file, or visit it.")] = 300.0,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
     compare: Annotated[
@@ -76,7 +77,7 @@ def benchmark(
             plots.check(plot)
         other = compare and read_report(compare)
         report = kprune.measure.benchmark(
-            files, threads, batch_size, rounds, warmup, seed, free_dim
+            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout
         )
         show(report, json)
         if plot:

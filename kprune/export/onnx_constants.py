@@ -22,10 +22,10 @@ def onnx_constants(data):
     graphs, constants = [onnx.ModelProto.FromString(data).graph], []
     if not graphs[0].node:
         raise ValueError("it holds no ONNX graph")
-    while graphs:
-        graph = graphs.pop()
+    for graph in graphs:  # which grows
         graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
-        _require_bounded(graph)
+    _require_bounded(graphs)
+    for graph in graphs:
         # The recurrent operators hold the weights of both directions in one constant.
         recurrent = [node for node in graph.node if node.op_type in _RECURRENT]
         converted = {
@@ -49,10 +49,21 @@ def onnx_constants(data):
     return constants
 
 
-def _require_bounded(graph):
-    sizes = [math.prod(tensor.dims) for tensor in graph.sparse_initializer]
+def _require_bounded(graphs):
+    """Refuse what a few bytes say to be much, or elsewhere."""
+    import onnx
+
+    sparse = [tensor for graph in graphs for tensor in graph.sparse_initializer]
+    sizes = [math.prod(tensor.dims) for tensor in sparse]
     if min(sizes, default=0) < 0 or 4 * sum(sizes) > _MOST_BYTES:
         raise ValueError(f"the sparse weights say to hold {sum(sizes):,} values")
+    dense = [tensor for graph in graphs for tensor in graph.initializer]
+    for tensor in dense + [part for each in sparse for part in (each.values, each.indices)]:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(
+                f"'{tensor.name}' is stored in another file, which is not read: save the model "
+                "with all its weights in one file"
+            )
 
 
 class _Scaled:

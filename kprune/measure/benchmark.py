@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -121,7 +122,9 @@ class BenchmarkReport(Printable):
         )
 
 
-def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free_dim=None):
+def benchmark(
+    files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free_dim=None, timeout=300.0
+):
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
     `.keras` runs in Keras (compiled `predict_on_batch`, on the backend in use), `.tflite` in
@@ -146,18 +149,21 @@ def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free
         seed: int, for the inputs (normal noise; zeros and ones where ids are expected; the whole
             range where the input is quantized) and for the order of visits.
         free_dim: int, the size to use for dimensions other than the batch that a file leaves free.
+        timeout: float, seconds that loading a file and running it once, its warmup, or a visit
+            may take.
 
     Returns:
         A `BenchmarkReport`.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file of another kind, one that its runtime cannot load or run, or a file
-            with a fixed batch other than `batch_size`. The message names the file.
+        ValueError: a file of another kind, one that its runtime cannot load or run, or not in
+            time, or a file with a fixed batch other than `batch_size`. The message names the file.
         ImportError: a runtime is not installed.
     """
     files = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     _validate(files, threads, batch_size, rounds, warmup, free_dim)
+    check_timeout(timeout)
     order = random.Random(seed)
     with ExitStack() as stack:
         stderr = Console(stderr=True)
@@ -177,7 +183,7 @@ def benchmark(files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free
                 "inputs": model and _predict_inputs(file, model),
             }
             # Runtimes check what they load; the parsers that count weights come after them.
-            runners.append(stack.enter_context(Runner(file, config)))
+            runners.append(stack.enter_context(Runner(file, config, timeout)))
             figures = size(file, model).to_dict() | {"path": str(file)}
             rows.append(figures | {"flops": file_flops(file, model, batch_size, free_dim)})
             progress.advance(task)
@@ -230,6 +236,13 @@ def _validate(files, threads, batch_size, rounds, warmup, free_dim):
             raise FileNotFoundError(f"No such file: {file}")
 
 
+def check_timeout(timeout):
+    """Raise ValueError unless `timeout` is a number of seconds."""
+    real = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if not real or not 0 < timeout < threading.TIMEOUT_MAX:
+        raise ValueError(f"`timeout` must be positive seconds. Received: timeout={timeout!r}")
+
+
 def _predict_inputs(file, model):
     """Return what `predict` takes, as plain data: name, shape and dtype of each input."""
     arguments = describe(model).arguments
@@ -247,9 +260,12 @@ def file_flops(file, model=None, batch_size=1, free_dim=None):
         report = flops(model, batch_size, free_dim)
         return None if report.uncounted else report.total
     data = file.read_bytes()
-    if file.suffix == ".tflite":
-        return tflite_flops(data)
-    return onnx_flops(data, batch_size, free_dim)
+    try:
+        if file.suffix == ".tflite":
+            return tflite_flops(data)
+        return onnx_flops(data, batch_size, free_dim)
+    except Exception:  # a runtime can be content with a graph that a parser is not
+        return None
 
 
 def percentiles(times):
@@ -279,8 +295,8 @@ def machine():
 class Runner:
     """The process that runs one file, a context manager; see `worker` for its configuration."""
 
-    def __init__(self, path, config):
-        self.path, self.config = path, config
+    def __init__(self, path, config, timeout):
+        self.path, self.config, self.timeout = path, config, timeout
 
     def __enter__(self):
         threads = str(self.config["threads"])
@@ -324,8 +340,9 @@ class Runner:
 
     def run(self, times):
         """Run the file this many times; returns the seconds each took."""
-        self.process.stdin.write(f"{times}\n")
-        self.process.stdin.flush()
+        with suppress(OSError):  # the process has ended: there will be no answer
+            self.process.stdin.write(f"{times}\n")
+            self.process.stdin.flush()
         return self._answer()
 
     def calibrate(self, warmup):
@@ -334,10 +351,19 @@ class Runner:
         return max(1, min(_MAX_RUNS_A_VISIT, round(_VISIT_SECONDS / latency)))
 
     def _answer(self):
+        late = threading.Event()
+        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
+        timer.start()
         line = self.process.stdout.readline()
-        if line:
+        timer.cancel()
+        if line.endswith("\n"):
             return json.loads(line)
         code = self.process.wait()
+        if late.is_set():
+            raise ValueError(
+                f"{self.path} did not run within {self.timeout:g} seconds: the file is damaged, or "
+                "needs a longer `timeout`."
+            )
         self.errors.seek(0)
         last = self.errors.read().strip().rsplit("\n", 1)[-1]
         raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kprune.export.onnx_constants import onnx_constants
-from kprune.export.stored import tflite_constants
+from kprune.export.stored import tflite_weights
 from kprune.measure.models import load_keras, to_numpy
 
 
@@ -59,25 +59,32 @@ def size(path, model=None):
     if not path.is_file():
         raise FileNotFoundError(f"No such file: {path}")
     data = path.read_bytes()
-    arrays = [array for array in _arrays(path, data, model) if array.ndim > 1]
+    counts = _counts(path, data, model)
     return FileSize(
         path=str(path),
         bytes=len(data),
         gzipped_bytes=len(gzip.compress(data, 9, mtime=0)),
-        parameters=sum(array.size for array in arrays),
-        nonzeros=sum(int(np.count_nonzero(array)) for array in arrays),
+        parameters=sum(entries for entries, _ in counts),
+        nonzeros=sum(nonzeros for _, nonzeros in counts),
     )
 
 
-def _arrays(path, data, model):
+def _counts(path, data, model):
+    """Return (entries, those that are not zero) of each weight of rank 2 or more."""
     if path.suffix == ".keras":
-        return [to_numpy(variable) for variable in (model or load_keras(path)).weights]
-    read = tflite_constants if path.suffix == ".tflite" else onnx_constants
+        arrays = [to_numpy(variable) for variable in (model or load_keras(path)).weights]
+        return [_count(array) for array in arrays if array.ndim > 1]
     try:
-        return [constant.values for constant in read(data)]
+        if path.suffix == ".tflite":
+            return [(entries, entries - zeros) for zeros, entries in tflite_weights(data)]
+        return [_count(constant.values) for constant in onnx_constants(data)]
     except ImportError as error:
         raise ImportError(
             f'{path} needs {error.name} to be read. Install it with: pip install "kprune[export]"'
         ) from error
     except Exception as error:  # what a parser runs into in damaged bytes is anyone's guess
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _count(array):
+    return array.size, int(np.count_nonzero(array))

@@ -12,7 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kprune.measure import browser as browsers
-from kprune.measure.benchmark import FileBenchmark, Runner, file_flops, machine, percentiles
+from kprune.measure.benchmark import (
+    FileBenchmark,
+    Runner,
+    check_timeout,
+    file_flops,
+    machine,
+    percentiles,
+)
 from kprune.measure.size import size
 from kprune.report import tables
 from kprune.report.tables import Printable
@@ -151,14 +158,15 @@ def benchmark_web(
             environment variable `KPRUNE_BROWSER`.
         cache: folder that the npm package @litertjs/core is installed in; by default the one
             named by `KPRUNE_WEB_CACHE`, or `kprune/web` in the user's cache folder.
-        timeout: float, seconds that a single step of a file may take in the browser.
+        timeout: float, seconds that a single step of a file may take in the browser, and its run
+            in LiteRT on the CPU.
 
     Returns:
         A `WebReport`. A file that does not run there is no error: see `WebReport.failures`.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: no `.tflite` file, or one that LiteRT on the CPU cannot load or run either.
+        ValueError: no `.tflite` file, or one that LiteRT on the CPU cannot load or run (in time).
         BrowserMissing: Chromium or LiteRT.js is not installed (an ImportError); the message
             gives the command.
         BrowserError: the browser does not start (an OSError).
@@ -172,7 +180,7 @@ def benchmark_web(
         facts, feeds, references = [], [], []
         for file in files:
             progress.update(task, description=f"LiteRT: {file.name}")
-            values, outputs = _reference(file, seed, batch_size)
+            values, outputs = _reference(file, seed, batch_size, timeout)
             feeds.append(values)
             references.append(outputs)
             facts.append(size(file).to_dict() | {"path": str(file), "flops": file_flops(file)})
@@ -201,8 +209,7 @@ def _validate(files, rounds, warmup, timeout):
     for name, value in {"rounds": rounds, "warmup": warmup}.items():
         if not isinstance(value, int) or value < 0:
             raise ValueError(f"`{name}` must be an int of at least 0. Received: {name}={value!r}")
-    if not timeout > 0:
-        raise ValueError(f"`timeout` must be positive seconds. Received: timeout={timeout!r}")
+    check_timeout(timeout)
     for file in files:
         if file.suffix != ".tflite":
             raise ValueError(f"LiteRT.js runs .tflite files. Received: {file}")
@@ -210,7 +217,7 @@ def _validate(files, rounds, warmup, timeout):
             raise FileNotFoundError(f"No such file: {file}")
 
 
-def _reference(file, seed, batch_size):
+def _reference(file, seed, batch_size, timeout):
     """Run a file in LiteRT on the CPU; its inputs and its outputs, {name: array} both."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "record.npz"
@@ -223,7 +230,7 @@ def _reference(file, seed, batch_size):
             "inputs": None,
             "record": str(record),
         }
-        with Runner(file, config), np.load(record) as arrays:
+        with Runner(file, config, timeout), np.load(record) as arrays:
             return tuple(
                 {str(name): arrays[f"{kind}_{i}"] for i, name in enumerate(arrays[f"{kind}_names"])}
                 for kind in ("input", "output")

@@ -11,12 +11,14 @@ whole number n it reads, it runs the file n times and answers with n times in se
 configuration names a file to `record`, the first run's inputs and outputs are written there.
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections import namedtuple
 from importlib.metadata import version
+from pathlib import Path
 
 
 class Refused(Exception):
@@ -165,6 +167,25 @@ def load_keras(config, rng):
 LOADERS = {".keras": load_keras, ".tflite": load_tflite, ".onnx": load_onnx}
 
 
+def limit_memory():
+    """Let a file that claims more memory than is free fail, and not the machine (on Linux)."""
+    try:
+        import resource
+
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except (ImportError, OSError):
+        return
+    facts = dict(line.split(":", 1) for line in lines)
+    free = int(facts["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no container, or none with a limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Libraries and the stacks of threads are addresses more than memory.
+    resource.setrlimit(resource.RLIMIT_AS, (free + 2**31, hard))
+
+
 def record(path, feeds, outputs):
     """Write inputs and outputs to a `.npz` file: `input_0`, ... and their names, outputs alike."""
     import numpy as np
@@ -191,7 +212,10 @@ def main():
     try:
         import numpy as np
 
-        load = LOADERS[os.path.splitext(config["path"])[1]]
+        kind = os.path.splitext(config["path"])[1]
+        if kind != ".keras":  # Keras' backends reserve many more addresses than they use.
+            limit_memory()
+        load = LOADERS[kind]
         loaded = load(config, np.random.default_rng(config["seed"]))
         outputs = loaded.run()
         if config.get("record"):

@@ -1,12 +1,13 @@
 import json
 import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
-from kprune.measure import benchmark, flops, size, worker
+from kprune.measure import benchmark, flops, size, web, worker
 from tests.zoo import ZOO
 
 QUICK = {"rounds": 3, "warmup": 1}
@@ -88,6 +89,70 @@ def test_a_runtime_that_crashes_does_not_take_python_with_it(files, tmp_path, mo
     monkeypatch.setattr(worker, "__file__", str(script))
     with pytest.raises(ValueError, match=r"cnn\.tflite took its runtime down.*last words"):
         benchmark(files / "cnn.tflite", **QUICK)
+
+
+def onnx_file(path, nodes, constants, dims=(1, 4)):
+    """Write a file that makes `y` of `x`, as it is told."""
+    import onnx
+
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, 1, size)
+        for name, size in (("x", dims), ("y", None))
+    )
+    known = [onnx.numpy_helper.from_array(np.array(v), name) for name, v in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [x], [y], known)
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    made = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_a_file_that_does_not_end_is_an_error_that_names_it(files, tmp_path):
+    from onnx import helper
+
+    kinds = {"i": 7, "go": 9, "v": 1, "go_on": 9, "sine": 1}
+    tensors = [
+        helper.make_tensor_value_info(name, kind, [1, 4] if kind == 1 else [])
+        for name, kind in kinds.items()
+    ]
+    steps = [
+        helper.make_node("Identity", ["go"], ["go_on"]),
+        helper.make_node("Sin", ["v"], ["sine"]),
+    ]
+    body = helper.make_graph(steps, "body", tensors[:3], tensors[3:])
+    loop = helper.make_node("Loop", ["times", "true", "x"], ["y"], body=body)
+    path = onnx_file(tmp_path / "endless.onnx", [loop], {"times": 2**62, "true": True})
+    with pytest.raises(ValueError, match=r"endless\.onnx did not run within 5 seconds"):
+        benchmark(path, timeout=5, **QUICK)
+    with pytest.raises(ValueError, match="`timeout` must be positive seconds"):
+        benchmark(files / "cnn.onnx", timeout=0)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="memory is limited on Linux only")
+def test_a_file_that_claims_too_much_memory_is_an_error_that_names_it(tmp_path):
+    from onnx import helper
+
+    path = onnx_file(
+        tmp_path / "large.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 10**6, 10**5]
+    )
+    with pytest.raises(ValueError, match=r"large\.onnx could not be run: MemoryError"):
+        benchmark(path, **QUICK)
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"]),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    path = onnx_file(tmp_path / "inside.onnx", nodes, {"shape": [10**6, 10**5]})
+    with pytest.raises(ValueError, match=r"inside\.onnx could not be run: .*alloc"):
+        benchmark(path, **QUICK)
+
+
+def test_the_browsers_reference_has_a_time_limit(files, tmp_path, monkeypatch):
+    script = tmp_path / "sleep.py"
+    script.write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(worker, "__file__", str(script))
+    with pytest.raises(ValueError, match=r"cnn\.tflite did not run within 0\.5 seconds"):
+        web._reference(files / "cnn.tflite", seed=0, batch_size=1, timeout=0.5)
 
 
 def test_a_missing_runtime_names_the_extra(files, tmp_path, monkeypatch):

@@ -154,6 +154,12 @@ def test_onnx(tmp_path):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"m\.onnx' is damaged"):
             kprune.check(path, "onnxruntime")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/dev/zero")
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:], [weight])
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ValueError, match=r"m\.onnx.*'w' is stored in another file"):
+        kprune.check(path, "onnxruntime")
 
 
 def refuses_or_reports(path):
