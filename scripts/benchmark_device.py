@@ -19,12 +19,14 @@ import argparse
 import gzip
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
 import random
 import statistics
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +36,7 @@ VISIT_SECONDS = 0.02
 MAX_RUNS_A_VISIT = 200
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.
 TINY = 1e-6
+MOST_NUMBERS = 1 << 28  # in an input
 
 
 class Failed(Exception):
@@ -167,6 +170,11 @@ def check_file(path):
     return path.with_name(path.name + ".check.npz")
 
 
+def unfinished(path):
+    """Return where they are while they are written."""
+    return path.with_name("." + check_file(path).name + ".tmp.npz")
+
+
 def random_input(name, dims, dtype, quantized, batch_size, rng):
     """Make an input: normal noise, or small ids; the whole range where it is quantized."""
     import numpy as np
@@ -175,6 +183,8 @@ def random_input(name, dims, dtype, quantized, batch_size, rng):
     if None in dims:
         raise Failed(f"its input '{name}' leaves dimensions free besides the batch: {dims}")
     dtype = np.dtype(dtype)
+    if math.prod(dims) > MOST_NUMBERS:
+        raise Failed(f"its input '{name}' says to hold {math.prod(dims):,} numbers")
     if np.issubdtype(dtype, np.floating):
         return rng.standard_normal(dims).astype(dtype)
     if np.issubdtype(dtype, np.integer) and quantized:
@@ -198,8 +208,7 @@ def record(path, threads, batch_size, seed):
         arrays[kind + "_names"] = np.array(list(values), "U")
         for i, value in enumerate(values.values()):
             arrays[f"{kind}_{i}"] = value
-    target = check_file(path)
-    temporary = target.with_name("." + target.name + ".tmp.npz")
+    target, temporary = check_file(path), unfinished(path)
     try:
         np.savez_compressed(temporary, **arrays)
         os.replace(temporary, target)
@@ -273,8 +282,70 @@ def difference(expected, outputs, tolerance):
 # --- One file in a process of its own -----------------------------------------------------------
 
 
+def start(function, *arguments):
+    """Run `function(pipe, *arguments)` in a new process; returns it and our end of the pipe."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=function, args=(other, *arguments), daemon=True)
+    process.start()
+    other.close()
+    return process, pipe
+
+
+def answer(process, pipe, timeout):
+    """Return what a process sends; it may crash on a damaged file, or never end."""
+    try:
+        if pipe.poll(timeout):
+            return pipe.recv()
+    except (EOFError, OSError):
+        process.join()
+        raise Failed(f"it took its runtime down (exit {process.exitcode})") from None
+    process.kill()
+    raise Failed(f"it did not run within {timeout:g} seconds (--timeout)")
+
+
+def limit_memory():
+    """Let a file that claims more memory than is free fail, and not the device (on Linux)."""
+    try:
+        import resource
+
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except (ImportError, OSError):
+        return
+    facts = dict(line.split(":", 1) for line in lines)
+    free = int(facts["MemAvailable"].split()[0]) * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Libraries and the stacks of threads are addresses more than memory.
+    resource.setrlimit(resource.RLIMIT_AS, (free + 2**31, hard))
+
+
+def serve_record(pipe, *arguments):
+    """Record a model's values; answer with (where they are, None), or (None, why not)."""
+    limit_memory()
+    try:
+        pipe.send((record(*arguments), None))
+    except Failed as error:
+        pipe.send((None, str(error)))
+
+
+def record_apart(path, threads, batch_size, seed, timeout):
+    """Record a model's values in a process of its own."""
+    process, pipe = start(serve_record, path, threads, batch_size, seed)
+    try:
+        target, reason = answer(process, pipe, timeout)
+    finally:
+        process.kill()
+        process.join()
+        if unfinished(path).exists():
+            unfinished(path).unlink()
+    if reason:
+        raise Failed(reason)
+    return target
+
+
 def serve(pipe, path, threads, tolerance):
     """Check the file, answer with what was found; then run it as often as told."""
+    limit_memory()
     found = {"runtime": None, "version": None, "difference": None, "reason": None}
     try:
         feeds, expected, found["batch_size"] = recorded(path)
@@ -302,25 +373,20 @@ def serve(pipe, path, threads, tolerance):
 class Runner:
     """The process of one file, as the main one sees it."""
 
-    def __init__(self, path, threads, tolerance):
-        context = multiprocessing.get_context("spawn")
-        self.path, self.times, self.medians = path, [], []
-        self.pipe, other = context.Pipe()
-        arguments = (other, path, threads, tolerance)
-        self.process = context.Process(target=serve, args=arguments, daemon=True)
-        self.process.start()
-        other.close()
+    def __init__(self, path, threads, tolerance, timeout):
+        self.path, self.timeout, self.times, self.medians = path, timeout, [], []
+        self.process, self.pipe = start(serve, path, threads, tolerance)
         self.found = {"runtime": None, "version": None, "difference": None, "reason": None}
         self.runs = 0
         self.found = self._answer() or self.found
 
     def _answer(self):
         try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            self.found["reason"] = f"it took its runtime down (exit {self.process.exitcode})"
+            return answer(self.process, self.pipe, self.timeout)
+        except Failed as error:
+            self.found["reason"] = str(error)
             self.runs, self.medians = 0, []
+            return None
 
     def run(self, times):
         """Run the file this many times; returns the seconds each took, None if it crashed."""
@@ -372,12 +438,12 @@ class Runner:
         }
 
 
-def measure(files, threads, rounds, warmup, seed, tolerance):
+def measure(files, threads, rounds, warmup, seed, tolerance, timeout):
     """Check and time files; returns the report, in the schema of `kprune benchmark --json`."""
     runners = []
     try:
         for file in files:
-            runners.append(Runner(file, threads, tolerance))
+            runners.append(Runner(file, threads, tolerance, timeout))
         for runner in runners:
             runner.calibrate(warmup)
         order = random.Random(seed)
@@ -469,11 +535,14 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=10, help="runs before the first round")
     parser.add_argument("--seed", type=int, default=0, help="of inputs and of the order of visits")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="largest relative difference")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds to load or visit")
     parser.add_argument("--json", type=Path, help="also write everything as JSON here")
     options = parser.parse_args()
     for name, least in (("batch_size", 1), ("threads", 1), ("rounds", 1), ("warmup", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if not 0 < options.timeout < threading.TIMEOUT_MAX:
+        parser.error("--timeout must be positive seconds")
     for file in options.files:
         if file.suffix not in RUNTIMES:
             parser.error(f"can measure .tflite and .onnx files, not {file}")
@@ -488,9 +557,10 @@ def main():
     """Record, or check and time."""
     options = arguments()
     if options.record:
+        of_record = options.threads, options.batch_size, options.seed, options.timeout
         for file in options.files:
             try:
-                print(record(file, options.threads, options.batch_size, options.seed))
+                print(record_apart(file, *of_record))
             except Failed as error:
                 sys.exit(f"{file}: {error}")
         return
@@ -501,6 +571,7 @@ def main():
         options.warmup,
         options.seed,
         options.tolerance,
+        options.timeout,
     )
     show(report)
     if options.json:

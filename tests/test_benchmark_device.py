@@ -15,6 +15,7 @@ import pytest
 
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import FileBenchmark, benchmark
+from tests.hostile import endless, onnx_file
 from tests.zoo import ZOO
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -137,6 +138,29 @@ def test_what_cannot_be_recorded_leaves_no_file(device):
     assert done.stderr.startswith("bad.onnx: it cannot be loaded")
     assert not list(device.glob("*bad.onnx.*"))
     assert run(device, "none.onnx").stderr.endswith("no such file: none.onnx\n")
+
+
+def test_a_file_that_does_not_end_or_crashes_is_named(device):
+    onnx = pytest.importorskip("onnx")
+    endless(device / "endless.onnx")
+    done = run(device, "--record", "endless.onnx", "--timeout", 2)
+    assert done.stderr == "endless.onnx: it did not run within 2 seconds (--timeout)\n"
+    digest = hashlib.sha256((device / "endless.onnx").read_bytes()).hexdigest()
+    x = {"input_names": ["x"], "input_0": np.zeros((1, 4), "float32"), "sha256": digest}
+    y = {"output_names": ["y"], "output_0": np.zeros((1, 4), "float32"), "batch_size": 1}
+    np.savez(device / "endless.onnx.check.npz", **x, **y)
+    done = run(device, "endless.onnx", "m.onnx", "--rounds", 1, "--timeout", 10)
+    assert done.stderr == "endless.onnx: it did not run within 10 seconds (--timeout)\n"
+    assert "agree" in done.stdout
+    (device / "blocked" / "onnxruntime.py").write_text("import os; os.abort()")
+    done = run(device, "--record", "m.onnx")
+    assert done.stderr.endswith("m.onnx: it took its runtime down (exit -6)\n")
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    onnx_file(device / "huge.onnx", [relu], {}, dims=(1, 10**6, 10**5))
+    (device / "blocked" / "onnxruntime.py").unlink()
+    done = run(device, "--record", "huge.onnx")
+    assert done.stderr == "huge.onnx: its input 'x' says to hold 100,000,000,000 numbers\n"
+    assert not list(device.glob(".*"))
 
 
 def test_a_missing_runtime_is_named(device):

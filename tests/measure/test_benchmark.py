@@ -8,6 +8,7 @@ import pytest
 
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import benchmark, flops, size, web, worker
+from tests.hostile import endless, onnx_file
 from tests.zoo import ZOO
 
 QUICK = {"rounds": 3, "warmup": 1}
@@ -91,37 +92,8 @@ def test_a_runtime_that_crashes_does_not_take_python_with_it(files, tmp_path, mo
         benchmark(files / "cnn.tflite", **QUICK)
 
 
-def onnx_file(path, nodes, constants, dims=(1, 4)):
-    """Write a file that makes `y` of `x`, as it is told."""
-    import onnx
-
-    x, y = (
-        onnx.helper.make_tensor_value_info(name, 1, size)
-        for name, size in (("x", dims), ("y", None))
-    )
-    known = [onnx.numpy_helper.from_array(np.array(v), name) for name, v in constants.items()]
-    graph = onnx.helper.make_graph(nodes, "g", [x], [y], known)
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    made = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    path.write_bytes(made.SerializeToString())
-    return path
-
-
 def test_a_file_that_does_not_end_is_an_error_that_names_it(files, tmp_path):
-    from onnx import helper
-
-    kinds = {"i": 7, "go": 9, "v": 1, "go_on": 9, "sine": 1}
-    tensors = [
-        helper.make_tensor_value_info(name, kind, [1, 4] if kind == 1 else [])
-        for name, kind in kinds.items()
-    ]
-    steps = [
-        helper.make_node("Identity", ["go"], ["go_on"]),
-        helper.make_node("Sin", ["v"], ["sine"]),
-    ]
-    body = helper.make_graph(steps, "body", tensors[:3], tensors[3:])
-    loop = helper.make_node("Loop", ["times", "true", "x"], ["y"], body=body)
-    path = onnx_file(tmp_path / "endless.onnx", [loop], {"times": 2**62, "true": True})
+    path = endless(tmp_path / "endless.onnx")
     with pytest.raises(ValueError, match=r"endless\.onnx did not run within 5 seconds"):
         benchmark(path, timeout=5, **QUICK)
     with pytest.raises(ValueError, match="`timeout` must be positive seconds"):
