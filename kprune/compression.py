@@ -17,7 +17,13 @@ from kprune.quantization import QuantizationAware
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.schedules import ConstantSparsity
-from kprune.sharing import WeightSharing, check_clusters, remove_sharing, share_weights
+from kprune.sharing import (
+    WeightSharing,
+    check_clusters,
+    chosen,
+    remove_sharing,
+    share_weights,
+)
 from kprune.strip import find_pruning, strip_pruning
 
 _CLUSTERS = 16
@@ -152,7 +158,7 @@ def compress(
         _train(fit, model, [callback])
     if find_pruning(model):
         model = strip_pruning(model)
-    if clusters is not None:
+    if quantize is None:
         _share(model, clusters, layers, fit)
     elif fit is not None and quantize != "float16":
         _train(fit, model, [*_holding(model), QuantizationAware(quantize == "int8")])
@@ -174,7 +180,7 @@ def compress(
 
 
 def _checked(model, path, pruning, clusters, quantize, layers, fit):
-    """Check the arguments; return the path and the number of clusters, None for none."""
+    """Check the arguments; return the path and the number of clusters."""
     path = Path(path)
     suffix = path.suffix if path.suffix != _GZIP else "".join(path.suffixes[-2:])
     if suffix not in (".tflite", ".tflite" + _GZIP):
@@ -204,6 +210,7 @@ def _checked(model, path, pruning, clusters, quantize, layers, fit):
     if clusters is None and not isinstance(layers, dict):
         clusters = _CLUSTERS
     check_clusters(clusters, layers)
+    chosen(model, clusters, layers)
     return path, clusters
 
 

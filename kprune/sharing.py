@@ -263,7 +263,7 @@ class _Shared:
 def _codebooks(model, clusters, layers):
     """Find the clusters of each weight that is to be shared."""
     selection.check_model(model)
-    asked = _asked(model, clusters, layers)
+    asked = chosen(model, clusters, layers)
     check_finite([weight for weight, _ in asked])
     codebooks = []
     for weight, count in asked:
@@ -277,7 +277,7 @@ def _codebooks(model, clusters, layers):
     return codebooks
 
 
-def _asked(model, clusters, layers):
+def chosen(model, clusters, layers=None):
     """Return the kernels to share, each with its number of clusters."""
     kernels = [weight for weight in selection.weights(model) if weight.is_kernel]
     if not kernels:

@@ -36,3 +36,42 @@ def images(name, data_dir, validate=False, train_size=None):
         trained = tuple(a[:-VALIDATION] for a in trained)
     trained = tuple(a[:train_size] for a in trained)
     return tuple((x[..., None].astype("float32") / 255, y) for x, y in (trained, held_out))
+
+
+def shifted(x, y, batch_size, seed, pixels=1):
+    """Return batches to train on, in which every image is moved by up to `pixels` each way.
+
+    Args:
+        x: float array [n, height, width, 1]; 0 is what comes in at the border.
+        y: array [n].
+        batch_size: int.
+        seed: of the order and of the moves, which are new in every epoch.
+        pixels: int.
+
+    Returns:
+        A `keras.utils.PyDataset`.
+    """
+    import keras
+
+    moved = np.pad(x[..., 0], ((0, 0), (pixels, pixels), (pixels, pixels)))
+    moved = np.lib.stride_tricks.sliding_window_view(moved, x.shape[1:3], axis=(1, 2))
+    rng = np.random.default_rng(seed)
+
+    class Shifted(keras.utils.PyDataset):
+        def __init__(self):
+            super().__init__()
+            self.on_epoch_end()
+
+        def __len__(self):
+            return -(-len(x) // batch_size)
+
+        def __getitem__(self, i):
+            batch = slice(i * batch_size, (i + 1) * batch_size)
+            rows = self.order[batch]
+            return moved[rows, *self.moves[batch].T][..., None], y[rows]
+
+        def on_epoch_end(self):
+            self.order = rng.permutation(len(x))
+            self.moves = rng.integers(0, 2 * pixels + 1, (len(x), 2))
+
+    return Shifted()

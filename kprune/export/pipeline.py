@@ -82,7 +82,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
             differences = verification.compare_all(reference, outputs)
             verification.check(differences, request.quantize, tolerance)
             weights, note = _stored_weights(made.model, runtime.constants(blob))
-            notes += note
+            notes += note + _float_note(weights, request.quantize)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),
@@ -180,6 +180,14 @@ def _stored_weights(model, constants):
     if missing:
         notes = [f"not recognized among the file's constants: {', '.join(sorted(missing))}"]
     return found, notes + _lost_zeros(kernels, found)
+
+
+def _float_note(weights, quantize):
+    """Say which weights are not stored as codes: not shared, or inside a loop, or small."""
+    in_float = [weight.name for weight in weights if weight.dtype == "float32"]
+    if quantize != "codebook" or not in_float:
+        return []
+    return [f"stored in float32, not as codes: {', '.join(in_float)}"]
 
 
 def _lost_zeros(kernels, found):
