@@ -188,6 +188,20 @@ def test_layers_wrapped_for_pruning():
     assert zeros(plain) == expected_zeros(plain, 0.5)
 
 
+def test_layers_inside_layers_and_used_twice():
+    dense = layers.Dense(4, activation="relu")
+    x = inputs = keras.Input((6,))
+    x = layers.Embedding(30, 4, mask_zero=True)(x)
+    x = dense(layers.TimeDistributed(dense)(x))
+    x = layers.Bidirectional(layers.LSTM(3, dropout=0.3, recurrent_dropout=0.2))(x)
+    x = layers.SpectralNormalization(layers.Dense(2, activity_regularizer="l1"))(x)
+    model = compiled(keras.Model(inputs, x))
+    ids, y = np.random.default_rng(0).integers(0, 30, (64, 6)), data(64)[1]
+    history = model.fit(ids, y, epochs=2, verbose=0, callbacks=[kprune.QuantizationAware()])
+    assert np.all(np.isfinite(history.history["loss"]))
+    assert find_pruning(model) == []
+
+
 def test_checkpoints_in_mid_training_are_plain_keras(tmp_path):
     model = compiled(mlp())
     x, y = data()
