@@ -16,7 +16,7 @@ import numpy as np
 
 from kprune.export.errors import ExportError
 from kprune.export.precision import float32_compute
-from kprune.export.signature import Signature
+from kprune.export.signature import Signature, symbolic_inputs
 
 
 @dataclasses.dataclass
@@ -128,26 +128,9 @@ def _explained(error, request):
 
 
 def _to_onnx(model, request):
-    import tf2onnx
-
-    specs = request.signature.flat
     with _convertible(model):
-        concrete = _traced(model, request)
-        # Constants that layers captured (Normalization's mean) come after the real inputs, and
-        # `tf2onnx.convert.from_function` would make inputs of them too.
-        inputs = [tensor.name for tensor in concrete.inputs[: len(specs)]]
-        outputs = [concrete.structured_outputs[name].name for name in request.outputs]
-        proto, _ = tf2onnx.convert.from_graph_def(
-            tf2onnx.tf_loader.from_function(concrete, inputs, outputs),
-            name=model.name,
-            input_names=inputs,
-            output_names=outputs,
-            tensors_to_rename={
-                **dict(zip(inputs, [spec.name for spec in specs])),
-                **dict(zip(outputs, request.outputs)),
-            },
-            opset=request.opset,
-            custom_op_handlers={"Erfc": (_erfc_from_erf, [])},
+        proto = _onnx_of_lone_lstm(model, request) or _onnx_proto(
+            model, request, _traced(model, request)
         )
     # Below opset 9 tf2onnx lists constants among the inputs, where a caller may replace them.
     constants = {tensor.name for tensor in proto.graph.initializer}
@@ -160,6 +143,65 @@ def _to_onnx(model, request):
             if shape.dim and not shape.dim[0].dim_value:
                 shape.dim[0].dim_param = "batch"
     return proto.SerializeToString()
+
+
+def _onnx_proto(model, request, concrete):
+    """Convert a traced model."""
+    import tf2onnx
+
+    specs = request.signature.flat
+    # Constants that layers captured (Normalization's mean) come after the real inputs, and
+    # `tf2onnx.convert.from_function` would make inputs of them too.
+    inputs = [tensor.name for tensor in concrete.inputs[: len(specs)]]
+    outputs = [concrete.structured_outputs[name].name for name in request.outputs]
+    proto, _ = tf2onnx.convert.from_graph_def(
+        tf2onnx.tf_loader.from_function(concrete, inputs, outputs),
+        name=model.name,
+        input_names=inputs,
+        output_names=outputs,
+        tensors_to_rename={
+            **dict(zip(inputs, [spec.name for spec in specs])),
+            **dict(zip(outputs, request.outputs)),
+        },
+        opset=request.opset,
+        custom_op_handlers={"Erfc": (_erfc_from_erf, [])},
+    )
+    return proto
+
+
+def _onnx_of_lone_lstm(model, request):
+    """Convert a model with LSTMs for a batch of 1; None for other models and batches.
+
+    At that size TensorFlow folds away what tf2onnx knows an LSTM by, which becomes a loop over
+    time, many times slower: so the batch is free until it is ONNX.
+    """
+    layers, inputs = list(model._flatten_layers()), symbolic_inputs(model)
+    if (
+        request.signature.flat[0].shape[0] != 1
+        or not any(isinstance(layer, keras.layers.LSTM) for layer in layers)
+        or inputs is None
+        or any(tensor.shape[0] is not None for tensor in keras.tree.flatten(inputs))
+    ):
+        return None
+    proto = _onnx_proto(model, request, _traced(model, _with_free_batch(request)))
+    if not any(node.op_type == "LSTM" for node in proto.graph.node):  # as where there is a mask
+        return None
+    shapes = {spec.name: spec.shape for spec in request.signature.flat}
+    outputs = _traced(model, request).structured_outputs
+    shapes |= {name: tensor.shape for name, tensor in outputs.items()}
+    for value in [*proto.graph.input, *proto.graph.output]:
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ())):
+            if size is not None:
+                dim.dim_value = size
+    return proto
+
+
+def _with_free_batch(request):
+    def free(spec):
+        return dataclasses.replace(spec, shape=(None, *spec.shape[1:]))
+
+    arguments = keras.tree.map_structure(free, request.signature.arguments)
+    return dataclasses.replace(request, signature=Signature(arguments))
 
 
 def _erfc_from_erf(graph, node, name, args):

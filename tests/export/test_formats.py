@@ -67,6 +67,34 @@ def test_fixed_batch_size(format, tmp_path):
             agree(model, report, run, samples=2)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_lstm_for_a_batch_of_one_is_no_loop(wrapped, tmp_path):
+    import onnx
+
+    lstm = layers.LSTM(8, return_sequences=True)
+    x = inputs = keras.Input((7, 5))
+    x = layers.Bidirectional(lstm)(x) if wrapped else lstm(x)
+    model = keras.Model(inputs, [layers.Dense(3)(x), layers.LSTM(4)(x)])
+    report = export_onnx(model, tmp_path / "model.onnx", batch_size=1)
+    agree(model, report, run_onnx, samples=1)
+    graph = onnx.load(report.path).graph
+    operators = [node.op_type for node in graph.node]
+    assert (operators.count("LSTM"), operators.count("Loop")) == (2, 0)
+    shapes = [
+        [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*graph.input, *graph.output]
+    ]
+    assert shapes == [[1, 7, 5], [1, 7, 3], [1, 4]]
+
+
+def test_what_has_no_lstm_operator_is_a_loop_for_a_batch_of_one(tmp_path):
+    inputs = keras.Input((7,), dtype="int32")
+    x = layers.LSTM(4)(layers.Embedding(9, 5, mask_zero=True)(inputs))
+    model = keras.Model(inputs, x)
+    report = export_onnx(model, tmp_path / "model.onnx", batch_size=1)
+    agree(model, report, run_onnx, samples=1)
+
+
 def test_recurrent_with_free_batch_says_what_to_do(tmp_path):
     with pytest.raises(ExportError, match="batch_size=1"):
         export_tflite(ZOO["gru"](), tmp_path / "model.tflite", batch_size=None)
