@@ -98,6 +98,12 @@ def _quantization_notes(blob, quantize):
     if quantize == "int8":
         notes.append("inputs and outputs stay float32; the file quantizes them itself")
     in_float = onnx_quantization.left_in_float(blob) if quantize else []
+    if "Loop" in in_float:
+        in_float.remove("Loop")
+        notes.append(
+            "left in float32: weights in loops over time, which GRU, SimpleRNN and LSTM with a "
+            "mask become (ONNX Runtime's quantizer does not look into loops)"
+        )
     if in_float:
         why = {
             "float16": "some are beyond the range of float16",

@@ -1,5 +1,6 @@
 """Quantizing ONNX files: float16 weights, and 8 bits by ONNX Runtime's own quantizer."""
 
+import graphlib
 import tempfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ OPSET_FOR_INTEGERS = 13  # the first with a scale for each channel
 # Dynamic convolutions (ConvInteger) are left out: 9 times slower than in float32 (MobileNetV2).
 # So are embeddings (Gather): with a masked LSTM behind one, ONNX Runtime 1.31 aborts the process.
 _DYNAMIC = ["MatMul", "Gemm", "LSTM"]
-_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Gather")
+_WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Gather", "Loop")
 
 
 def quantize(blob, request):
@@ -47,7 +48,33 @@ def quantize(blob, request):
                 f"{type(error).__name__}: {error}"
                 + (f"\nIt printed:\n{printed}" if printed else "")
             ) from error
-        return (folder / "quantized.onnx").read_bytes()
+        return _in_order((folder / "quantized.onnx").read_bytes())
+
+
+def _in_order(blob):
+    """Sort the nodes: the quantizer's own sort does not see what the graphs inside a node read."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(blob)
+    nodes = list(model.graph.node)
+    maker = {name: i for i, node in enumerate(nodes) for name in node.output}
+    needs = {
+        i: {maker[name] for name in _read_by(node) if name in maker} for i, node in enumerate(nodes)
+    }
+    ordered = [nodes[i] for i in graphlib.TopologicalSorter(needs).static_order()]
+    del model.graph.node[:]
+    model.graph.node.extend(ordered)
+    return model.SerializeToString()
+
+
+def _read_by(node):
+    """The names of the tensors that a node and the graphs inside it read."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names.update(*(_read_by(inner) for inner in attribute.g.node))
+            names.update(output.name for output in attribute.g.output)
+    return names
 
 
 def _dynamic(folder, request):
@@ -150,6 +177,8 @@ def left_in_float(blob):
         }
         for node in graph.node:
             graphs += [each.g for each in node.attribute if each.HasField("g")]
-            if node.op_type in _WEIGHTED and constants.intersection(node.input[:3]):
+            # A loop is given the weights that it multiplies with, among others.
+            weights = node.input if node.op_type == "Loop" else node.input[:3]
+            if node.op_type in _WEIGHTED and constants.intersection(weights):
                 found.add(node.op_type)
     return sorted(found)

@@ -1,7 +1,9 @@
 """Quantized ONNX files of a small pruned and trained model: size, accuracy, zeros."""
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 import kprune
 from kprune.export import ExportError, VerificationError, export_onnx, onnx_quantization
@@ -164,3 +166,30 @@ def test_bad_arguments(arguments, match, tmp_path):
     with pytest.raises(ValueError, match=match):
         export_onnx(ZOO["mlp"](), tmp_path / "m.onnx", **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quantize", ["dynamic", "int8"])
+def test_loops_stay_in_float_and_the_report_says_so(quantize, tmp_path):
+    """The quantizer alone would write a file whose nodes are out of order."""
+    x = np.random.default_rng(0).normal(size=(32, 7, 5)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((7, 5)), layers.Bidirectional(layers.GRU(8)), layers.Dense(3)]
+    )
+    path = tmp_path / "m.onnx"
+    report = export_onnx(model, path, quantize, representative_data=x, batch_size=1)
+    assert any("left in float32: weights in loops" in note for note in report.notes)
+    dtypes = {weight.name.split("/")[-2]: weight.dtype for weight in report.weights}
+    assert dtypes == {"gru_cell": "float32", model.layers[-1].name: "int8"}
+
+
+@pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
+def test_both_directions_of_an_lstm(quantize, tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 7, 5)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((7, 5)), layers.Bidirectional(layers.LSTM(8)), layers.Dense(3)]
+    )
+    report = export_onnx(model, tmp_path / "m.onnx", quantize, representative_data=x)
+    stored = {"float16": "float16", "dynamic": "int8", "int8": "float32"}[quantize]
+    dtypes = [weight.dtype for weight in report.weights if "lstm_cell" in weight.name]
+    assert dtypes == [stored] * 4
+    assert any("weights of LSTM" in note for note in report.notes) == (stored == "float32")
