@@ -60,6 +60,28 @@ def test_reproduce_mnist(tmp_path):
     assert result["pruned_error"] == only["pruned_error"] < 0.5
 
 
+def test_reproduce_compression(tmp_path):
+    fake_mnist(tmp_path)
+    out, keep = tmp_path / "out.json", tmp_path / "files"
+    keep.mkdir()
+    arguments = ["--data-dir", tmp_path, "--json", out, "--epochs", 2, 1, "--seeds", 1]
+    arguments += ["--train-size", 2000, "--sparsity", 0.95, "--clusters", 8, "--keep", keep]
+    done = run("reproduce_compression.py", *arguments, "--model", "lenet-300-100")
+    assert not done.stderr
+    assert "Han et al." in done.stdout
+    report = json.loads(out.read_text())
+    assert report["error_on"] == "200 test images"
+    (result,) = report["results"]
+    (only,) = result["runs"]
+    (file,) = keep.iterdir()
+    assert only["file_bytes"] == file.stat().st_size == only["report"]["gzipped_bytes"]
+    assert result["ratio"] == only["ratio"] == 4 * 266_610 / only["file_bytes"] > 30
+    weights = only["report"]["export"]["weights"]
+    assert [weight["shape"] for weight in weights] == [[300, 784], [100, 300], [10, 100]]
+    assert all(weight["dtype"] == "int8" and weight["values"] <= 8 for weight in weights)
+    assert result["error"] == only["error"] < 0.5
+
+
 def test_lenet_5_is_caffes(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     script = importlib.import_module("reproduce_mnist")
