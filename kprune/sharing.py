@@ -30,7 +30,7 @@ class WeightSharing(keras.callbacks.Callback):
 
     Prune first, and share in a `fit` of its own. Weights are shared after every step, so any
     checkpoint is, and it is plain Keras. A `fit` that fails leaves the sharing in the model: the
-    next `fit` with this callback begins anew, and `remove_sharing` takes it off.
+    next `fit` with this callback begins anew, and `kprune.strip_pruning` takes it off.
 
     Han, Mao and Dally, "Deep Compression: compressing deep neural networks with pruning, trained
     quantization and Huffman coding" (2016).
@@ -116,16 +116,18 @@ def share_weights(model, clusters=16, layers=None):
 
 
 def remove_sharing(model):
-    """Let the weights of a model be trained one by one again, after a `fit` that failed.
-
-    Args:
-        model: a `keras.Model`.
-    """
+    """Let the weights of a model be trained one by one again; return whether they were not."""
     found = [weight for weight in selection.weights(model) if _constraint(weight) is not None]
     for weight in found:
         weight.variable.constraint = weight.variable.constraint.previous
     if found:
         _backend.recompile(model)
+    return bool(found)
+
+
+def is_shared(model):
+    """Whether the weights of a model, or of a layer, are trained together now."""
+    return any(_constraint(weight) is not None for weight in selection.weights(model))
 
 
 def check_clusters(clusters, layers=None):

@@ -6,6 +6,7 @@ from kprune import _backend, selection
 from kprune._replace import replace_layers
 from kprune.optimizer import PruningOptimizer
 from kprune.quantization import is_fake_quantized, remove_fake_quantization
+from kprune.sharing import is_shared, remove_sharing
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
@@ -18,6 +19,8 @@ def find_pruning(model):
         found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
     if is_fake_quantized(model):
         found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
+    if is_shared(model):
+        found.append(f"{model.name!r} shares weights (WeightSharing, in a `fit` cut short)")
     return found
 
 
@@ -54,7 +57,8 @@ def strip_pruning(model):
         _check_pruned(layers, f"the list of {len(layers)} layers")
         return [_unwrapped(layer) for layer in layers]
     selection.check_model(model)
-    if not remove_fake_quantization(model) or find_pruning(model):
+    cut_short = [remove_fake_quantization(model), remove_sharing(model)]
+    if not any(cut_short) or find_pruning(model):
         _check_pruned([model], repr(model.name))
     if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
         model.optimizer = model.optimizer.base_optimizer

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as npst
 from keras import layers, ops
 
 import kprune
-from kprune.sharing import grid, kmeans, on_grid, remove_sharing, share_weights
+from kprune.sharing import grid, kmeans, on_grid, share_weights
 from tests.training import backend, compiled, data, kernels, mlp, zeros
 
 floats = st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-6)
@@ -241,7 +241,9 @@ def test_after_a_fit_that_failed():
     assert constraints(model) == [limit] + [None] * 5
     with pytest.raises(KeyboardInterrupt):
         fit(model, kprune.WeightSharing(3), Fails())
-    remove_sharing(model)
+    (attached,) = kprune.strip.find_pruning(model)
+    assert "WeightSharing" in attached
+    assert kprune.strip_pruning(model) is model
     assert constraints(model) == [limit] + [None] * 5
     fit(model)
     assert distinct(model)["first/kernel"] > 100
