@@ -1,5 +1,6 @@
 """From what a user hands over, a model or the path of a `.keras` file, to a built Keras 3 model."""
 
+import contextlib
 import os
 import zipfile
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import keras
 
 from kprune.selection import check_model
+
+# Of what a .keras file unpacks to. Keras stores without compression; others may have packed it.
+_MOST_BYTES, _MOST_EXPANSION = 1 << 24, 100
 
 
 def as_model(model):
@@ -33,6 +37,10 @@ def load_keras(path):
             f"{path} is not a .keras file (a zip archive written by `model.save`), or it was "
             "cut short."
         )
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > _MOST_BYTES + _MOST_EXPANSION * path.stat().st_size:
+            raise ValueError(f"{path} is damaged: it says to hold {claimed:,} bytes")
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # zip, JSON, HDF5 and every layer's constructor have their own

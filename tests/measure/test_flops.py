@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import keras
 import numpy as np
@@ -261,3 +262,10 @@ def test_recurrent_layers_in_time_distributed_ones():
     inner = keras.layers.LSTM(24)
     model = keras.Sequential([keras.Input((3, 7, 6)), keras.layers.TimeDistributed(inner)])
     assert flops(model).total == 3 * 7 * 2 * 4 * 24 * (6 + 24)
+
+
+def test_a_file_that_unpacks_to_much_more_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", bytes(10**8))
+    with pytest.raises(ValueError, match=r"bomb\.keras is damaged: it says to hold 100,000,000"):
+        flops(tmp_path / "bomb.keras")
