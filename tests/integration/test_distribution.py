@@ -11,7 +11,7 @@ MIRRORED = """
 import numpy as np, tensorflow as tf, keras, kprune
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.training import compiled, data, expected_zeros, mlp, zeros
+from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
 x, y = data()
 for policy, criterion, built in (
     ("float32", kprune.Magnitude(), False),
@@ -32,6 +32,10 @@ for policy, criterion, built in (
         assert len(replicas) == 2
         np.testing.assert_array_equal(*replicas)
     kprune.strip_pruning(model)
+    if built:
+        model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightSharing(4)])
+        assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
+        assert all(np.unique(v).size <= 5 for v in kernels(model).values())
     model.fit(x, y, batch_size=16, verbose=0)
     print("ok", policy, criterion, built)
 """
@@ -40,11 +44,14 @@ JAX_DATA_PARALLEL = """
 import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 import keras, kprune
-from tests.training import compiled, data, expected_zeros, mlp, zeros
+from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
 keras.distribution.set_distribution(keras.distribution.DataParallel())
 model, (x, y) = compiled(mlp()), data()
 model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.9)])
 assert zeros(model) == expected_zeros(model, 0.9)
+model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightSharing(4)])
+assert zeros(model) == expected_zeros(model, 0.9)
+assert all(len(set(v.ravel())) <= 5 for v in kernels(model).values())
 print("ok")
 """
 
