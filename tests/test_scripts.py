@@ -82,6 +82,22 @@ def test_reproduce_compression(tmp_path):
     assert result["error"] == only["error"] < 0.5
 
 
+def test_reproduce_quantization(tmp_path):
+    fake_mnist(tmp_path)
+    (tmp_path / "mnist.npz").rename(tmp_path / "fashion_mnist.npz")
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--seeds", 1, "--train-size", 1000]
+    arguments += ["--epochs", 2, "--tuning", 1, "--width", 4, "--sparsity", 0.5]
+    done = run("reproduce_quantization.py", *arguments)
+    assert not done.stderr
+    assert "at least 100.00%" in done.stdout
+    report = json.loads(out.read_text())
+    (only,) = report["runs"]
+    assert only["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert only["int8: zeros kept"] >= 1
+    assert report["means"] == {arm: only[arm] for arm in report["means"]}
+
+
 def test_lenet_5_is_caffes(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     script = importlib.import_module("reproduce_mnist")
