@@ -8,10 +8,11 @@ from pathlib import Path
 from kprune import selection
 from kprune.allocation import Global
 from kprune.callbacks import Pruning
-from kprune.export import checks, files
+from kprune.export import checks, data, files
 from kprune.export.codebooks import CODEBOOK
 from kprune.export.pipeline import INTEGER_ONLY
 from kprune.export.report import ExportReport
+from kprune.export.signature import describe
 from kprune.export.tflite import QUANTIZE, export_tflite
 from kprune.quantization import QuantizationAware
 from kprune.report import tables
@@ -147,12 +148,8 @@ def compress(
         OSError, ExportError, VerificationError, ImportError: as `export_tflite`.
     """
     path, clusters = _checked(model, path, pruning, clusters, quantize, layers, fit)
-    if quantize in INTEGER_ONLY and representative_data is None:
-        raise ValueError(
-            f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
-            "model will see, to find the ranges of its activations."
-        )
     checks.require_batch_size(batch_size)
+    _check_data(model, quantize, representative_data, inputs)
     if pruning is not None:
         callback = pruning if isinstance(pruning, Pruning) else Pruning(pruning)
         _train(fit, model, [callback])
@@ -214,6 +211,21 @@ def _checked(model, path, pruning, clusters, quantize, layers, fit):
     return path, clusters
 
 
+def _check_data(model, quantize, representative_data, inputs):
+    """Check the data that the export will need, before any training."""
+    if quantize in INTEGER_ONLY and representative_data is None:
+        raise ValueError(
+            f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
+            "model will see, to find the ranges of its activations."
+        )
+    signature = describe(model, inputs)
+    if inputs is not None:
+        data.arrays_for(signature, inputs)
+    # A generator gives its samples once.
+    if representative_data is not None and not hasattr(representative_data, "__next__"):
+        data.calibration_arrays(signature, representative_data)
+
+
 def _train(fit, model, callbacks):
     fit(model, callbacks)
     left_out = [type(callback).__name__ for callback in callbacks if callback.model is not model]
@@ -255,7 +267,7 @@ def _write(model, path, options):
     with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
         plain = Path(folder) / path.stem
         report = export_tflite(model, plain, **options)
-        data = gzip.compress(plain.read_bytes(), 9, mtime=0)
+        blob = gzip.compress(plain.read_bytes(), 9, mtime=0)
     with files.replacing(path) as temporary:
-        files.write(temporary, data, path)
+        files.write(temporary, blob, path)
     return dataclasses.replace(report, path=str(path))

@@ -115,6 +115,13 @@ def untrained(model, callbacks):
         ("m.tflite", {"quantize": "codebook"}, ValueError, "'codebook'"),
         ("m.tflite", {"quantize": "int8", "clusters": 8}, ValueError, "not both"),
         ("m.tflite", {"quantize": "int8", "fit": untrained}, ValueError, "representative_data"),
+        (
+            "m.tflite",
+            {"quantize": "int8", "representative_data": np.full((4, 20), np.nan), "fit": untrained},
+            ValueError,
+            "NaN",
+        ),
+        ("m.tflite", {"inputs": np.zeros((4, 3)), "fit": untrained}, ValueError, "inputs"),
         ("m.tflite", {"clusters": 300, "fit": untrained}, ValueError, "clusters=300"),
         ("m.tflite", {"pruning": 0.9}, ValueError, "needs `fit`"),
         ("m.tflite", {"pruning": 1.2, "fit": untrained}, ValueError, "1.2"),
