@@ -50,7 +50,7 @@ class Recipe:
 RECIPES = {
     Name.MLP: Recipe((40, 0.0158), 0.972, clusters=16, dropout=0.05, epochs=(36, 3)),
     Name.CNN: Recipe(
-        (39, 0.0074), 0.975, clusters=16, dropout=0.3, epochs=(8, 1), learning_rates=(2e-3, 5e-4)
+        (39, 0.0074), 0.975, clusters=16, dropout=0.3, epochs=(12, 1), learning_rates=(2e-3, 5e-4)
     ),
 }
 
