@@ -175,6 +175,11 @@ def export_tflite(
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
     if target is not None and get_target(target).format != "tflite":
         raise ValueError(f"The target {target!r} does not run .tflite files: see `export_onnx`.")
+    if target is not None and get_target(target).fixed_shapes and batch_size is None:
+        raise ValueError(
+            f"The target {target!r} runs files of a fixed batch size only. Received: "
+            "batch_size=None. Give a number."
+        )
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "

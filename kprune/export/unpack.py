@@ -15,7 +15,7 @@ def unpack(schema, model, indices, operator, version=1):
         version: of the operator.
     """
     graph = model.subgraphs[0]
-    opcode = _opcode(schema, model, operator, version)
+    code = opcode(schema, model, operator, version)
     new, operators = {}, []
     for index in indices:
         packed, plain = graph.tensors[index], schema.TensorT()
@@ -25,7 +25,7 @@ def unpack(schema, model, indices, operator, version=1):
         graph.tensors.append(plain)
         new[index] = len(graph.tensors) - 1
         one = schema.OperatorT()
-        one.opcodeIndex = opcode
+        one.opcodeIndex = code
         one.inputs = np.array([index], "int32")
         one.outputs = np.array([new[index]], "int32")
         operators.append(one)
@@ -43,7 +43,8 @@ def packed(schema, model):
     return bytes(builder.Output())
 
 
-def _opcode(schema, model, operator, version):
+def opcode(schema, model, operator, version):
+    """Return the index of an operator among a model's operator codes; added where it is new."""
     for index, code in enumerate(model.operatorCodes):
         if code.builtinCode == operator and code.version >= version:
             return index

@@ -57,7 +57,8 @@ class CheckReport(tables.Printable):
     Attributes:
         model: the model's name or the file's path.
         target: the target's name.
-        layers: a `LayerVerdict` for each layer with a kernel, in order.
+        layers: a `LayerVerdict` for each layer with a kernel, in order; before them, for inputs
+            that the target does not take.
         estimated_gain: how many times faster than dense, roughly, from multiply-adds.
         notes: sentences on the model as a whole.
     """
@@ -156,10 +157,25 @@ def check_graph(name, graph, target, notes=()):
     """Make the `CheckReport` of a `Graph` on a `Target`."""
     found = xnnpack.clusters(graph) if target.clusters else []
     judge = _Judge(graph, target, found)
-    rows = [judge.verdict(op) for op in graph.ops if op.weight is not None or op in judge.broken]
+    rows = _free_inputs(graph) if target.fixed_shapes else []
+    rows += [judge.verdict(op) for op in graph.ops if op.weight is not None or op in judge.broken]
     return CheckReport(
         name, target.name, rows, judge.gain(), [*notes, *_cluster_notes(found, graph)]
     )
+
+
+def _free_inputs(graph):
+    return [
+        LayerVerdict(
+            name,
+            "input",
+            0.0,
+            FAILS,
+            f"leaves dimensions free, {tuple(shape)}, and LiteRT.js has fixed ones only",
+            "export it with a batch_size",
+        )
+        for name, shape in graph.free.items()
+    ]
 
 
 class _Judge:
@@ -220,6 +236,9 @@ class _Judge:
             blame = cluster.blame
             return SMALLER, f"'{blame.op.name}' {blame.reason}", blame.advice
         share = tables.percent(cluster.sparsity)
+        if cluster.enough:
+            reason = f"{share} of the cluster's 1x1 weights are zero, but they are stored dense"
+            return SMALLER, reason, "export with sparse='auto', without quantize or in float16"
         reason = f"{share} of the cluster's 1x1 weights are zero, more than 66.7% are needed"
         return SMALLER, reason, "prune them further"
 

@@ -7,9 +7,9 @@ import numpy as np
 from kprune import selection
 from kprune.export import stored, transport
 from kprune.export.errors import ExportError
-from kprune.export.targets import from_tflite, xnnpack
+from kprune.export.targets import from_tflite, padding, xnnpack
 from kprune.export.targets.check import check_graph
-from kprune.export.targets.graph import SPARSE_FROM
+from kprune.export.targets.graph import BLOCK, SPARSE_FROM
 from kprune.export.targets.rewrites import rewrite
 from kprune.export.targets.target import TARGETS, get_target
 from kprune.export.unpack import packed, unpack
@@ -84,10 +84,31 @@ def _sparse(model, request, target):
     changed, rewrites = rewrite(model, target)
     blob = transport.convert(changed, request)
     made = Made(blob, changed, [str(each) for each in rewrites])
-    slower = _slower_blocks(blob, request.quantize, target)
+    cut = _cut_blocks(blob)
+    if cut:
+        whole = transport.convert(changed, dataclasses.replace(request, sparse=False))
+        made.blob = without_blocks(blob, cut, whole)
+    slower = _slower_blocks(made.blob, request.quantize, target)
     if slower:
-        made.blob = without_blocks(blob, slower)
+        made.blob = without_blocks(made.blob, slower)
+    if any(each.clusters for each in targets_for(target)):
+        made.blob = _with_explicit_padding(made.blob)
     return made
+
+
+def _with_explicit_padding(blob):
+    """Write `same` padding as a PAD where that brings more weights on the sparse path."""
+    other = padding.explicit(blob)
+    if other is None:
+        return blob
+    before, after = (xnnpack.clusters(from_tflite.read(each)) for each in (blob, other))
+    broken = any(cluster.changed and cluster.broken for cluster in after)
+    return blob if broken or _changed(after) <= _changed(before) else other
+
+
+def _changed(found):
+    """How many weights run in sparse kernels, and rightly."""
+    return sum(one.weights for one in found if one.changed and not one.broken)
 
 
 def targets_for(target):
@@ -95,6 +116,18 @@ def targets_for(target):
     if target is not None:
         return [get_target(target)]
     return [each for each in TARGETS.values() if each.format == "tflite"]
+
+
+def _cut_blocks(blob):
+    """The weights in blocks that lost their last columns, as indices of tensors.
+
+    The converter stores whole blocks only, also where inputs do not divide into them.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = schema.Model.GetRootAs(blob).Subgraphs(0)
+    blocks = [index for index, _ in stored.tflite_blocks(blob)]
+    return [index for index in blocks if graph.Tensors(index).ShapeAsNumpy()[-1] % BLOCK]
 
 
 def _slower_blocks(blob, quantize, target):
@@ -129,12 +162,13 @@ def _gains(blob, target):
     return {each.name: check_graph("", graph, each).estimated_gain for each in targets_for(target)}
 
 
-def without_blocks(blob, indices):
+def without_blocks(blob, indices, whole=None):
     """Store weights that are in 1x4 blocks one by one instead, to be made dense at loading.
 
     Args:
         blob: the bytes of a TFLite file.
         indices: of the tensors in its first subgraph.
+        whole: the bytes of the same file stored dense, if they have values that these lack.
 
     Returns:
         The bytes of the changed file.
@@ -143,6 +177,9 @@ def without_blocks(blob, indices):
 
     views = schema.Model.GetRootAs(blob)
     dense = {i: stored.tflite_dense(views, views.Subgraphs(0).Tensors(i)) for i in indices}
+    if whole is not None:
+        constants = [each.values for each in stored.tflite_constants(whole)]
+        dense = {i: _completed(values, constants) for i, values in dense.items()}
     model = schema.ModelT.InitFromPackedBuf(blob)
     graph = model.subgraphs[0]
     for index in indices:
@@ -151,6 +188,21 @@ def without_blocks(blob, indices):
         model.buffers[tensor.buffer].data = values.view("uint8")
     unpack(schema, model, indices, schema.BuiltinOperator.DENSIFY)
     return packed(schema, model)
+
+
+def _completed(cut, constants):
+    """Find the matrix that another one is, but for the columns after its last whole block.
+
+    It is taken from the list `constants`, as equal ones are in the same order there.
+    """
+    columns = cut.shape[1] // BLOCK * BLOCK
+    for index, values in enumerate(constants):
+        if values.shape == cut.shape and np.array_equal(values[:, :columns], cut[:, :columns]):
+            return constants.pop(index)
+    raise ExportError(
+        f"The converter stored a matrix of shape {cut.shape} in blocks of {BLOCK}, without the "
+        "rest of its columns. Use sparse=False."
+    )
 
 
 def _compressed(schema, dense):

@@ -178,20 +178,24 @@ def _channels_last(layer):
     return getattr(layer, "data_format", "channels_last") != "channels_first"
 
 
-def _padding(layer, kernel, strides, dilation):
+def _padding(layer, kernel, strides, dilation, image):
     if layer.padding != "same":
         return ((0, 0), (0, 0))
-    return same_padding(kernel, dilation) if strides == (1, 1) else SAME
+    # As much on both sides: the export writes it as explicit padding.
+    odd = all(size is not None and size % 2 == 1 for size in (*image, *kernel))
+    if strides == (1, 1) or (strides == (2, 2) and dilation == (1, 1) and odd):
+        return same_padding(kernel, dilation)
+    return SAME
 
 
-def _window(layer):
+def _window(layer, inputs):
     kernel, strides = tuple(layer.kernel_size), tuple(layer.strides)
     dilation = tuple(layer.dilation_rate)
     return {
         "kernel": kernel,
         "strides": strides,
         "dilation": dilation,
-        "padding": _padding(layer, kernel, strides, dilation),
+        "padding": _padding(layer, kernel, strides, dilation, inputs[0].shape[1:3]),
     }
 
 
@@ -203,9 +207,8 @@ def _conv(reader, layer, inputs, node):
     if not _channels_last(layer):
         return _other(reader, layer, inputs, node)
     weight = kernel_weight(_numpy(layer.kernel), dense=False)
-    value = reader.add(
-        layer, "conv", inputs, _shape(node), weight=weight, groups=layer.groups, **_window(layer)
-    )
+    window = {"groups": layer.groups, **_window(layer, inputs)}
+    value = reader.add(layer, "conv", inputs, _shape(node), weight=weight, **window)
     return [reader.activation(layer, value)]
 
 
@@ -220,7 +223,7 @@ def _depthwise(reader, layer, inputs, node):
         _shape(node),
         weight=Weight(kernel.size, kernel.size - int(np.count_nonzero(kernel))),
         multiplier=layer.depth_multiplier,
-        **_window(layer),
+        **_window(layer, inputs),
     )
     return [reader.activation(layer, value)]
 
@@ -236,7 +239,7 @@ def _separable(reader, layer, inputs, node):
         (*_shape(node)[:-1], pointwise.shape[-2]),
         weight=Weight(kernel.size, kernel.size - int(np.count_nonzero(kernel))),
         multiplier=layer.depth_multiplier,
-        **_window(layer),
+        **_window(layer, inputs),
     )
     weight = kernel_weight(pointwise, dense=False)
     value = reader.add(layer, "conv", [value], _shape(node), weight=weight)

@@ -64,7 +64,16 @@ class _Reader:
                 self.values[outs[0]].constant = True
                 continue
             ops.append(self._op(name, operator, ins, outs))
-        return Graph(ops)
+        return Graph(ops, self._free(sorted(inputs)))
+
+    def _free(self, inputs):
+        """{name: shape} of the inputs that leave dimensions free."""
+        free = {}
+        for tensor in (self.subgraph.Tensors(index) for index in inputs):
+            shape = self._vector(tensor.ShapeSignatureAsNumpy())
+            if -1 in shape:
+                free[(tensor.Name() or b"?").decode(errors="replace")] = shape
+        return free
 
     def _operator_name(self, operator):
         code = self.model.OperatorCodes(operator.OpcodeIndex())

@@ -111,10 +111,12 @@ class Graph:
 
     Args:
         ops: list of `Op`s.
+        free: {name: shape} of a file's inputs with dimensions that it leaves free, there -1.
     """
 
-    def __init__(self, ops):
+    def __init__(self, ops, free=()):
         self.ops = ops
+        self.free = dict(free)
         self.producer = {id(value): op for op in ops for value in op.outputs}
         self.consumers = {}
         for op in ops:

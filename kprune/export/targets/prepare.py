@@ -87,7 +87,7 @@ def prepare(model, target, inputs=None):
         where there is nothing to change.
 
     Raises:
-        ValueError: an unknown target; a subclassed model.
+        ValueError: an unknown target; a subclassed model; a layer that cannot be copied.
     """
     target = get_target(target)
     calls, changes = _changes(model) if target.clusters else ({}, [])

@@ -5,6 +5,10 @@ import keras
 from kprune.export.targets.from_keras import functional
 
 
+class CannotCopy(ValueError):
+    """A layer cannot be made again from its configuration."""
+
+
 def rebuild(model, calls):
     """Return a copy of a model in which some layers are called in another way.
 
@@ -17,6 +21,9 @@ def rebuild(model, calls):
 
     Returns:
         A functional `keras.Model` with the inputs and outputs of `model`.
+
+    Raises:
+        CannotCopy: a layer cannot be made again from its `get_config`.
     """
     graph = functional(model)
     builder = _Builder(calls)
@@ -62,9 +69,18 @@ class _Builder:
         return self.copies[id(operation)][1](*args, **kwargs)
 
     def _copy(self, operation):
-        config, name, number = operation.get_config(), operation.name, 0
+        name, number = operation.name, 0
         while name in self.names:  # as in two models in the model
             number += 1
             name = f"{operation.name}_{number}"
         self.names.add(name)
-        return type(operation).from_config(config | {"name": name} if "name" in config else config)
+        try:
+            config = operation.get_config()
+            renamed = config | {"name": name} if "name" in config else config
+            return type(operation).from_config(renamed)
+        except Exception as error:  # A layer of the user's may raise anything.
+            raise CannotCopy(
+                f"The layer '{operation.name}' cannot be copied: {type(operation).__name__} needs "
+                "a `get_config` that its constructor takes, as saving the model does. "
+                f"{type(error).__name__}: {error}"
+            ) from error

@@ -13,7 +13,7 @@ import numpy as np
 from kprune.export.targets import xnnpack
 from kprune.export.targets.from_keras import functional, read
 from kprune.export.targets.graph import SAME
-from kprune.export.targets.rebuild import rebuild
+from kprune.export.targets.rebuild import CannotCopy, rebuild
 from kprune.export.targets.target import get_target
 
 _LARGEST = 5  # the largest depthwise convolution with a channels-first kernel
@@ -45,7 +45,7 @@ def rewrite(model, target=None, sparsity=None):
 
     Returns:
         (model, list of `Rewrite`s): the model itself where nothing is to be gained, as for
-        subclassed models; else a new one.
+        subclassed models, or where layers cannot be copied; else a new one.
     """
     if functional(model) is None or (target is not None and not get_target(target).clusters):
         return model, []
@@ -53,10 +53,13 @@ def rewrite(model, target=None, sparsity=None):
     found = xnnpack.clusters(read(model, sparsity))
     if not any(cluster.enough for cluster in found):
         return model, []
-    for step in (_depthwise, _vectors, _keep_out):
-        more = step(model, calls, done, sparsity)
-        calls, done = more or (calls, done)
-    return (rebuild(model, calls), done) if done else (model, [])
+    try:
+        for step in (_depthwise, _vectors, _keep_out):
+            more = step(model, calls, done, sparsity)
+            calls, done = more or (calls, done)
+        return (rebuild(model, calls), done) if done else (model, [])
+    except CannotCopy:
+        return model, []
 
 
 def _plan(model, calls, sparsity):

@@ -39,6 +39,7 @@ class Target:
         clusters: whether 1x1 convolutions in an XNNPACK cluster have sparse kernels.
         block_cost: the time of a dense layer stored in 1x4 blocks, relative to the dense kernel's,
             for each kept share of its weights; None where it is always computed densely.
+        fixed_shapes: whether it runs only files without a free dimension, such as the batch's.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Target:
     rules: tuple
     clusters: bool = False
     block_cost: float | None = None
+    fixed_shapes: bool = False
 
     @property
     def blocks_from(self):
@@ -123,6 +125,7 @@ TARGETS = {
             (_CLUSTER, _blocks(_WASM, f"{_MLP}: at 80% 0.6x, at 90% 1.4x"), _SMALLER),
             clusters=True,
             block_cost=_WASM,
+            fixed_shapes=True,
         ),
         Target(
             "onnxruntime",
@@ -146,6 +149,6 @@ def get_target(target):
     """
     if isinstance(target, Target):
         return target
-    if target not in TARGETS:
+    if not isinstance(target, str) or target not in TARGETS:
         raise ValueError(f"`target` must be one of {list(TARGETS)}. Received: {target!r}")
     return TARGETS[target]

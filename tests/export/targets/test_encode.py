@@ -8,7 +8,7 @@ from keras import layers
 import kprune
 from kprune.export import ExportError, export_tflite, stored
 from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_tflite
-from tests.export.targets.graphs import model
+from tests.export.targets.graphs import depthwise, end, model, pointwise, stem, zero
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 
@@ -140,3 +140,66 @@ def test_arguments(tmp_path):
         export_tflite(dense_model(0.9), path, target="onnxruntime")
     with pytest.raises(ValueError, match=r"'auto', True or False\. Received: 'yes'"):
         export_tflite(dense_model(0.9), path, sparse="yes")
+
+
+@pytest.mark.parametrize("inputs", [6, 33])
+def test_inputs_that_do_not_divide_into_blocks_are_all_stored(inputs, tmp_path):
+    built = dense_model(0.8, inputs=inputs // 4 * 4, outputs=24)
+    kernel = np.concatenate([built.layers[0].kernel, np.ones((inputs % 4, 24))])
+    built = keras.Sequential([keras.Input((inputs,)), layers.Dense(24)])
+    built.layers[0].kernel.assign(kernel)
+    report = export_tflite(built, tmp_path / "m.tflite", sparse=True)
+    (weight,) = report.weights
+    assert (weight.encoding, weight.sparsity) == ("sparse", np.mean(kernel == 0))
+
+
+@pytest.mark.parametrize("size", [33, 34])  # odd at the first convolution, and at the depthwise
+def test_odd_images_stay_on_the_sparse_path(size, tmp_path):
+    inputs = keras.Input((size, size, 3))
+    x = pointwise(stem(inputs))
+    built = keras.Model(inputs, end(pointwise(depthwise(x, strides=2, padding=1))))
+    for layer in built.layers:
+        if getattr(layer, "kernel_size", 0) == (1, 1):
+            zero(layer.kernel, 0.9)
+    report = export_tflite(built, tmp_path / "m.tflite")
+    assert (report.notes, report.rewrites) == ([], [])
+    for checked in (built, tmp_path / "m.tflite"):
+        verdicts = [layer.verdict for layer in kprune.check(checked, "litert-wasm").layers]
+        assert verdicts.count("sparse and faster") == 2
+
+
+def test_layers_that_cannot_be_copied(tmp_path):
+    class Own(layers.Layer):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def call(self, x):
+            return self.function(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = Own(keras.ops.relu)(depthwise(stem(inputs), strides=2))
+    built = keras.Model(inputs, end(pointwise(x)))
+    zero(built.layers[-3].kernel, 0.9)
+    report = export_tflite(built, tmp_path / "m.tflite")
+    assert report.rewrites == []
+    assert kprune.check(built, "litert-wasm").ok
+    with pytest.raises(ValueError, match=r"'own.*cannot be copied: Own needs a `get_config`"):
+        kprune.prepare(built, "litert-wasm")
+
+
+def test_the_browser_needs_a_batch_size(tmp_path):
+    path = tmp_path / "m.tflite"
+    export_tflite(dense_model(0.9), path, batch_size=None)
+    assert kprune.check(path, "litert-x86").ok
+    report = kprune.check(path, "litert-wasm")
+    assert not report.ok
+    assert "leaves dimensions free, (-1, 128)" in report.layers[0].reason
+    with pytest.raises(ValueError, match="fixed batch size only"):
+        export_tflite(dense_model(0.9), path, batch_size=None, target="litert-wasm")
+
+
+def test_zeros_that_are_stored_dense(tmp_path):
+    export_tflite(model("plain"), tmp_path / "m.tflite", sparse=False)
+    report = kprune.check(tmp_path / "m.tflite", "litert-wasm")
+    assert any("weights are zero, but they are stored dense" in row.reason for row in report.layers)
