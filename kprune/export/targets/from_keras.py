@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras.src.models.functional import Functional
 
+from kprune import selection
 from kprune.export.targets.graph import (
     BLOCK,
     BLOCKS_FROM,
@@ -160,10 +161,27 @@ class _Reader:
 
 
 def _other(reader, operation, inputs, node):
+    """One operator for each output; the first has all weights of a layer, in layers of its, too."""
+    weights = [_all_kernels(operation), *[None] * len(node.outputs)]
     return [
-        reader.add(operation, "other", inputs, getattr(tensor, "shape", ()))
-        for tensor in node.outputs
+        reader.add(operation, "other", inputs, getattr(tensor, "shape", ()), weight=weight)
+        for tensor, weight in zip(node.outputs, weights)
     ]
+
+
+def _all_kernels(operation):
+    """Describe the kernels of a layer as one `Weight`; None where there are none."""
+    if not isinstance(operation, keras.Layer):
+        return None
+    found = [weight for weight in selection.weights(operation) if weight.is_kernel]
+    if not found:
+        return None
+    kernels = [kernel_weight(_numpy(weight.variable), dense=False) for weight in found]
+    result = Weight(sum(each.size for each in kernels), sum(each.zeros for each in kernels))
+    if not isinstance(operation, _STORED_DENSE):
+        stored = [each for each in kernels if each.encoding != "dense"]
+        result.encoding = "csr" if stored else "dense"
+    return result
 
 
 def _nothing(reader, operation, inputs, node):
@@ -316,6 +334,8 @@ def _upsampling(reader, layer, inputs, node):
     return [reader.add(layer, kind, inputs, _shape(node))]
 
 
+# The converter encodes what becomes a matrix or a 2D convolution, and a lookup is neither.
+_STORED_DENSE = (layers.Conv3D, layers.Conv3DTranspose, layers.Embedding)
 _BY_LAYER = {
     layers.DepthwiseConv2D: _depthwise,
     layers.SeparableConv2D: _separable,
@@ -337,7 +357,9 @@ _BY_NAME = {  # operations of keras.ops, which are not layers
     "Multiply": _sum("multiply"),
     "Mean": _mean,
     "Sum": _mean,
-    **dict.fromkeys(("Relu", "Relu6", "Tanh", "Sigmoid", "HardSilu", "Silu", "Gelu"), _unary),
+    **dict.fromkeys(
+        ("Relu", "Relu6", "Tanh", "Sigmoid", "HardSilu", "Silu", "Gelu", "Negative"), _unary
+    ),
 }
 
 

@@ -13,11 +13,13 @@ from keras import layers
 from typer.testing import CliRunner
 
 import kprune
+from kprune import selection
 from kprune.cli import app
 from kprune.export.targets.target import TARGETS, get_target
-from tests.export.runtimes import SKIP, needs_tensorflow
+from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand
 from tests.export.targets.graphs import model, zero
 from tests.export.targets.test_xnnpack import as_it_is
+from tests.zoo import ZOO
 
 on_tensorflow = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 
@@ -46,6 +48,23 @@ def test_models_as_the_export_will_write_them():
     assert x86.estimated_gain == 1.0
     assert "sparse and faster" not in verdicts(x86).values()
     assert any("densely by design" in layer.reason for layer in x86.layers)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("kind", ["conv1d", "conv3d", "gru", "attention", "embedding"])
+def test_layers_that_no_sparse_kernel_is_for_are_listed_as_they_are_stored(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    pruned = ZOO[kind]()
+    prune_by_hand(pruned, 0.8)
+    report = kprune.check(pruned, "litert-x86")
+    stored = kprune.export_tflite(pruned, tmp_path / "m.tflite").weights
+    kernels = [weight for weight in selection.weights(pruned) if weight.is_kernel]
+    assert {layer.name for layer in report.layers} == {w.parents[0].name for w in kernels}
+    for row in report.layers:
+        found = {w.encoding for w in stored if row.name in w.name.split("/")}
+        assert found == {"dense" if row.verdict == "dense" else "sparse"}, row
+        assert row.sparsity == pytest.approx(0.8, abs=0.1)
+        assert row.reason
 
 
 @on_tensorflow
