@@ -174,7 +174,7 @@ def test_a_page_that_crashes_is_noticed_at_once(folder):
             super().__init__(command, **kwargs)
             started.append(self)
 
-    feeds, _ = web._reference(folder / "dense.tflite", 0, 1)
+    feeds, _ = web._reference(folder / "dense.tflite", 0, 1, 60.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", Recorded)
         # So many rounds that it is alive when it is killed.
