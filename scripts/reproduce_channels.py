@@ -26,6 +26,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from _data import images
+from _progress import progress
 from _start import start
 
 ARMS = ("dense", "pruned", "distilled", "random", "scratch")
@@ -199,7 +200,6 @@ def main(
     """Halve the FLOPs of a ResNet on Fashion-MNIST, beside three controls."""
     start()
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from kprune.cli import plain_errors
     from kprune.report.files import write_json
@@ -207,17 +207,11 @@ def main(
     with plain_errors():
         data = images("fashion_mnist", data_dir, validate, train_size)
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
-    terminal, runs = Console(stderr=True), []
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(
-        *columns, console=terminal, transient=True, disable=not terminal.is_terminal
-    ) as progress:
-        bar = progress.add_task("Training", total=seeds * (2 * epochs + 4 * tuning))
+    runs = []
+    with progress("Training", seeds * (2 * epochs + 4 * tuning)) as advance:
         for seed in range(seeds):
             with plain_errors():
-                runs.append(
-                    run(seed, flops, rounds, epochs, tuning, data, lambda *_: progress.advance(bar))
-                )
+                runs.append(run(seed, flops, rounds, epochs, tuning, data, advance))
             found = {
                 "accuracy_on": of,
                 "flops": flops,

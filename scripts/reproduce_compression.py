@@ -31,6 +31,8 @@ from typing import Annotated
 
 import typer
 from _data import images, shifted
+from _litert import accuracy
+from _progress import progress
 from _start import start
 from reproduce_mnist import Name, build
 
@@ -90,25 +92,6 @@ def compress(name, recipe, seed, data, path, on_epoch):
     )
 
 
-def file_error(path, x, y):
-    """Unpack the file and run it in LiteRT; return the share of images that it gets wrong."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    blob = gzip.decompress(path.read_bytes())
-    interpreter = Interpreter(model_content=blob)
-    interpreter.allocate_tensors()
-    source, target = (
-        interpreter.get_input_details()[0]["index"],
-        interpreter.get_output_details()[0]["index"],
-    )
-    wrong = 0
-    for image, label in zip(x, y):
-        interpreter.set_tensor(source, image[None])
-        interpreter.invoke()
-        wrong += int(interpreter.get_tensor(target).argmax() != label)
-    return wrong / len(x)
-
-
 def reproduce(name, recipe, seeds, data, folder, on_epoch):
     """Compress a network from each seed; return the figures as plain data."""
     runs = []
@@ -121,7 +104,7 @@ def reproduce(name, recipe, seeds, data, folder, on_epoch):
                 "seed": seed,
                 "file_bytes": path.stat().st_size,
                 "ratio": report.float32_bytes / path.stat().st_size,
-                "error": file_error(path, *data[1]),
+                "error": 1 - accuracy(gzip.decompress(path.read_bytes()), *data[1]),
                 "seconds": time.perf_counter() - begin,
                 "report": report.to_dict(),
             }
@@ -181,7 +164,6 @@ def main(
     """Compress LeNets, and compare file sizes and the files' errors with Deep Compression's."""
     start()
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from kprune.cli import plain_errors
     from kprune.report.files import write_json
@@ -196,16 +178,11 @@ def main(
         data = images("mnist", data_dir, validate, train_size)
     console, results = Console(), []
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    terminal = Console(stderr=True)
-    shown = {"console": terminal, "transient": True, "disable": not terminal.is_terminal}
     for name in model or list(Name):
         recipe = replace(RECIPES[name], **given)
-        with Progress(*columns, **shown) as progress, tempfile.TemporaryDirectory() as folder:
-            bar = progress.add_task(f"Compressing {name}", total=seeds * sum(recipe.epochs))
-            advance = lambda *_, b=bar, p=progress: p.advance(b)  # noqa: E731
-            folder = keep or Path(folder)
-            found = reproduce(name, recipe, seeds, data, folder, advance)
+        bar = progress(f"Compressing {name}", seeds * sum(recipe.epochs))
+        with bar as advance, tempfile.TemporaryDirectory() as folder:
+            found = reproduce(name, recipe, seeds, data, keep or Path(folder), advance)
         show(console, found, of)
         results.append(found)
     if json:

@@ -28,6 +28,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from _data import images
+from _progress import progress
 from _start import start
 
 
@@ -204,7 +205,6 @@ def main(
     """Train LeNets on MNIST, dense and pruned, and compare their errors with the published."""
     start()
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from kprune.cli import plain_errors
     from kprune.report.files import write_json
@@ -215,16 +215,10 @@ def main(
         data = images("mnist", data_dir, validate, train_size)
     console, results = Console(), []
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    terminal = Console(stderr=True)
-    shown = {"console": terminal, "transient": True, "disable": not terminal.is_terminal}
     for name in model or list(Name):
         count = epochs or RECIPES[name].epochs
-        with Progress(*columns, **shown) as progress:
-            bar = progress.add_task(f"Training {name}", total=2 * seeds * count)
-            found = reproduce(
-                name, seeds, sparsity, data, count, lambda *_, b=bar, p=progress: p.advance(b)
-            )
+        with progress(f"Training {name}", 2 * seeds * count) as advance:
+            found = reproduce(name, seeds, sparsity, data, count, advance)
         show(console, found, of)
         results.append(found)
     if json:

@@ -9,8 +9,7 @@ with `kprune.QuantizationAware`. Both go to a full int8 `.tflite`, calibrated on
 training images. The accuracies are those of the files, run in LiteRT on the 10,000 test images,
 which no decision depends on; `--validate` takes the last 10,000 training images instead.
 
-TFMOT's PQAT (quantization-aware training that preserves sparsity) is the method. It publishes
-99.1% for a pruned and quantized MNIST CNN, and nothing about Keras 3.
+The method is TFMOT's PQAT: quantization-aware training that preserves sparsity.
 """
 
 import statistics
@@ -20,6 +19,8 @@ from typing import Annotated
 
 import typer
 from _data import images
+from _litert import accuracy
+from _progress import progress
 from _start import start
 
 BATCH = 128
@@ -58,25 +59,6 @@ def train(model, data, epochs, rate, callbacks):
     model.fit(*data, BATCH, epochs, verbose=0, callbacks=callbacks)
 
 
-def accuracy_of_file(path, data):
-    """Return the share of images that a `.tflite` file gets right, in LiteRT."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    from kprune.export.quiet import quiet
-
-    x, y = data
-    with quiet():
-        interpreter = Interpreter(model_path=str(path))
-        interpreter.allocate_tensors()
-    run = interpreter.get_signature_runner()
-    (name,) = run.get_input_details()
-    hits = sum(
-        int(next(iter(run(**{name: image[None]}).values())).argmax() == label)
-        for image, label in zip(x, y)
-    )
-    return hits / len(y)
-
-
 def exported(model, folder, data, quantize):
     """Export a model; return `(accuracy of the file, share of the model's zeros that it has)`."""
     import kprune
@@ -86,7 +68,7 @@ def exported(model, folder, data, quantize):
         model, folder / "m.tflite", quantize=quantize, representative_data=calibration
     )
     zeros = kprune.measure.sparsity(model).sparsity
-    return accuracy_of_file(report.path, data[1]), report.sparsity / zeros
+    return accuracy(Path(report.path).read_bytes(), *data[1]), report.sparsity / zeros
 
 
 def reproduce(seed, data, width, sparsity, epochs, tuning, on_epoch):
@@ -132,7 +114,6 @@ def main(
     """Quantize a pruned network to int8 with and without quantization-aware fine-tuning."""
     start()
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from kprune.cli import plain_errors
     from kprune.report import tables
@@ -142,14 +123,9 @@ def main(
     with plain_errors():
         check_sparsity(sparsity)
         data = images("fashion_mnist", data_dir, validate, train_size)
-    terminal = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    shown = {"console": terminal, "transient": True, "disable": not terminal.is_terminal}
-    with Progress(*columns, **shown) as progress:
-        bar = progress.add_task("Training", total=seeds * (epochs + 2 * tuning))
+    with progress("Training", seeds * (epochs + 2 * tuning)) as advance:
         runs = [
-            reproduce(seed, data, width, sparsity, epochs, tuning, lambda *_: progress.advance(bar))
-            for seed in range(seeds)
+            reproduce(seed, data, width, sparsity, epochs, tuning, advance) for seed in range(seeds)
         ]
     means = {arm: statistics.fmean(run[arm] for run in runs) for arm in ARMS}
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
