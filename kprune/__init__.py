@@ -1,7 +1,7 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure."""
 
 from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
-from kprune.callbacks import Pruning
+from kprune.callbacks import HoldZeros, Pruning
 from kprune.compression import CompressReport, compress
 from kprune.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
 from kprune.export import (
@@ -36,6 +36,7 @@ from kprune.structured import (
     shrink,
 )
 from kprune.summaries import PruningSummaries
+from kprune.training.after import after_pruning
 from kprune.wrappers import PrunableLayer, PruneLowMagnitude
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "Global",
+    "HoldZeros",
     "L2Norm",
     "Magnitude",
     "Pattern",
@@ -74,6 +76,7 @@ __all__ = [
     "Unstructured",
     "UpdatePruningStep",
     "WeightSharing",
+    "after_pruning",
     "benchmark",
     "channel_groups",
     "check",

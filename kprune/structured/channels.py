@@ -176,6 +176,42 @@ class ChannelMasks(selection.Group):
         total = sum(group.channels for group in self.channel_groups)
         return total - sum(int(_backend.count_true(one)) for one in self._alive()), total
 
+    def held(self):
+        """Return the masks that keep the channels that are zero now; see `selection.Group.held`."""
+        alive = self._alive()
+        return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
+
+    def missing(self, sparsity):
+        """Return how many channels are not zero now that are to be at a sparsity, at least 0."""
+        gone, total = self.count()
+        if isinstance(self.setting.allocation, Global):
+            slack = len(self.channel_groups) * self.setting.pattern.round_to
+            return max(round(sparsity * total) - slack - gone, 0)
+        asked = (self._rounded(one, sparsity * one.channels) for one in self.channel_groups)
+        return max(sum(int(count) for count in asked) - gone, 0)
+
+    def floored(self, sparsity):
+        """Return nothing: `min_channels` says how many channels stay."""
+        return []
+
+    def only(self, variables):
+        """Return the masks of the channels that live in `variables` only; None if none do."""
+        known = {id(variable) for variable in variables}
+        trained = {id(weight.variable) for weight in self.weights}
+        found = tuple(
+            group
+            for group in self.channel_groups
+            if all(
+                id(slot.use.variable) in known or id(slot.use.variable) not in trained
+                for slot in group.slots
+            )
+        )
+        used = {id(slot.use.variable) for group in found for slot in group.slots}
+        weights = tuple(w for w in self.weights if id(w.variable) in used)
+        if not weights:
+            return None
+        return dataclasses.replace(self, weights=weights, channel_groups=found)
+
     def restored(self, sparsity):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
         alive = self._alive()
