@@ -80,7 +80,7 @@ def test_the_file_holds_codes_and_computes_what_keras_does(tmp_path, make, in_fl
     share_weights(model, 8)
     plain = kprune.export_tflite(model, tmp_path / "plain.tflite", sparse=False)
     report = kprune.export_tflite(model, tmp_path / "codes.tflite", quantize="codebook")
-    assert report.max_rel_diff < 1e-5
+    assert report.max_rel_diff < 1e-4
     assert report.bytes < plain.bytes
     assert report.gzipped_bytes < plain.gzipped_bytes
     kernels = {w.path: np.array(w) for w in model.weights if len(w.shape) > 1}

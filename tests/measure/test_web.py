@@ -146,8 +146,8 @@ def test_a_page_that_hangs_is_given_up_and_the_other_file_runs(folder, tmp_path,
 
     monkeypatch.setattr(browser.Job, "to_dict", told)
     files = [folder / "dense.tflite", folder / "sparse.tflite"]
-    dense, sparse = web.benchmark_web(files, rounds=2, warmup=0, timeout=8)
-    assert "silent for 8 seconds" in sparse.reason
+    dense, sparse = web.benchmark_web(files, rounds=2, warmup=0, timeout=30)
+    assert "silent for 30 seconds" in sparse.reason
     assert dense.reason is None
     assert dense.median > 0
 
