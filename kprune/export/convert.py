@@ -8,7 +8,7 @@ replaces it goes there.
 import contextlib
 import dataclasses
 import re
-import tempfile
+import threading
 from unittest import mock
 
 import keras
@@ -17,6 +17,7 @@ import numpy as np
 from kprune.export.errors import ExportError
 from kprune.export.precision import float32_compute
 from kprune.export.signature import Signature, symbolic_inputs
+from kprune.export.workplace import LOCK, workplace
 
 
 @dataclasses.dataclass
@@ -58,14 +59,14 @@ def _to_tflite(model, request):
 
     integer = request.calibration is not None
     unroll = _unrolled(model) if integer else contextlib.nullcontext()
-    with _convertible(model), unroll, tempfile.TemporaryDirectory() as folder:
+    with workplace() as folder, _convertible(model), unroll:
         concrete = _traced(model, request)
         if integer:
             _refuse_loops(concrete)
         module = tf.Module()
         module.variables_of_the_model = list(concrete.variables)
-        tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": concrete})
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         _set_options(converter, request)
         try:
             return converter.convert()
@@ -241,17 +242,18 @@ def _convertible(model):
     """Trace in float32, and without XLA: converters cannot look into what XLA will compile.
 
     Keras wraps grouped convolutions in `tf.function(jit_compile=True)`, because TensorFlow's CPU
-    kernel has no groups; the runtimes' kernels do.
+    kernel has no groups; the runtimes' kernels do. Functions of other threads stay as they are.
     """
     import tensorflow as tf
 
-    original = tf.function
+    original, thread = tf.function, threading.get_ident()
 
     def without_xla(func=None, *args, **kwargs):
-        kwargs.pop("jit_compile", None)
+        if threading.get_ident() == thread:
+            kwargs.pop("jit_compile", None)
         return original(func, *args, **kwargs)
 
-    with mock.patch.object(tf, "function", without_xla), float32_compute(model):
+    with LOCK, mock.patch.object(tf, "function", without_xla), float32_compute(model):
         yield
 
 

@@ -1,14 +1,13 @@
 """Quantizing ONNX files: float16 weights, and 8 bits by ONNX Runtime's own quantizer."""
 
 import graphlib
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from kprune.export import verification
 from kprune.export.errors import ExportError
 from kprune.export.quiet import quiet
+from kprune.export.workplace import workplace
 
 OPSET_FOR_INTEGERS = 13  # the first with a scale for each channel
 # Dynamic convolutions (ConvInteger) are left out: 9 times slower than in float32 (MobileNetV2).
@@ -34,8 +33,7 @@ def quantize(blob, request):
     if request.quantize == "float16":
         return _float16(blob)
     transcript = None
-    with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
-        folder = Path(folder)
+    with workplace() as folder:
         # Files and not protos: the quantizer changes the protos it is given.
         (folder / "float.onnx").write_bytes(blob)
         try:

@@ -17,6 +17,7 @@ from kprune.export.report import ExportReport
 from kprune.export.signature import describe
 from kprune.export.stored import stored_weights
 from kprune.export.targets.encode import Made
+from kprune.export.workplace import workplace
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
 _VERIFIED_CALIBRATION_SAMPLES = 64
@@ -60,7 +61,8 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 
-    with progress() as show:
+    # The new file is there before the work, so that what is wrong with its place is, too.
+    with workplace(), files.replacing(path) as temporary, progress() as show:
         show(f"running '{model.name}' in Keras …")
         reference = verification.run_keras(model, signature, arrays)
         notes += _reference_notes(model, signature, arrays, reference)
@@ -75,14 +77,13 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         made = runtime.make(model, request)
         blob = made.blob
         notes += made.notes + runtime.inspect(blob, request)
-        with files.replacing(path) as temporary:
-            files.write(temporary, blob, path)
-            show(f"running {path.name} in {runtime.name} …")
-            outputs = _run(runtime, temporary, request, arrays)
-            differences = verification.compare_all(reference, outputs)
-            verification.check(differences, request.quantize, tolerance)
-            weights, note = _stored_weights(made.model, runtime.constants(blob))
-            notes += note + _float_note(weights, request.quantize)
+        files.write(temporary, blob, path)
+        show(f"running {path.name} in {runtime.name} …")
+        outputs = _run(runtime, temporary, request, arrays)
+        differences = verification.compare_all(reference, outputs)
+        verification.check(differences, request.quantize, tolerance)
+        weights, note = _stored_weights(made.model, runtime.constants(blob))
+        notes += note + _float_note(weights, request.quantize)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),
