@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kprune import selection
-from kprune.export import checks, data, files, precision, transport, verification
+from kprune.export import checks, data, features, files, precision, transport, verification
 from kprune.export.convert import Request
 from kprune.export.errors import ExportError
 from kprune.export.quiet import progress, quiet
@@ -55,6 +55,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     start = time.perf_counter()
     checks.require_packages(runtime.format)
     checks.require_exportable(model)
+    checks.require_stateless(model)
     checks.require_batch_size(batch_size)
     path = files.destination(path, f".{runtime.format}")
     signature = describe(model, inputs)
@@ -81,7 +82,8 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         show(f"running {path.name} in {runtime.name} …")
         outputs = _run(runtime, temporary, request, arrays)
         differences = verification.compare_all(reference, outputs)
-        verification.check(differences, request.quantize, tolerance)
+        reason = calibration and features.too_different(signature, calibration, request.quantize)
+        verification.check(differences, request.quantize, tolerance, reason)
         weights, note = _stored_weights(made.model, runtime.constants(blob))
         notes += note + _float_note(weights, request.quantize)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
