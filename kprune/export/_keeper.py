@@ -7,6 +7,7 @@ input, output and error are the child's. Its exit status is that of the child, 1
 that signal n ended; SIGTERM ends both.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -45,10 +46,9 @@ def main(parent, folder, command):
 
 def _end(child):
     """Kill a child and what it started: they are one process group."""
-    try:
+    # PermissionError is what macOS answers for a group of zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # macOS answers so for a group of zombies
-        pass
     child.wait()
 
 

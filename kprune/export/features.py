@@ -1,4 +1,4 @@
-"""Features of very different ranges, and integers: one tensor has one scale, which is for the widest.
+"""Features of very different ranges, and integers: one tensor has one scale, for the widest.
 
 A model that normalizes its inputs itself (Normalization, or a BatchNormalization in front) takes
 such features in one tensor. In 8 bits the narrow ones would all be the same number before they

@@ -106,8 +106,11 @@ def test_a_keeper_whose_parent_is_gone_already_starts_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("print(input())", 0), ("import sys; print(input()); sys.exit(7)", 7)]
-    + [("import os; print(input(), flush=True); os.abort()", 128 + signal.SIGABRT)],
+    [
+        ("print(input())", 0),
+        ("import sys; print(input()); sys.exit(7)", 7),
+        ("import os; print(input(), flush=True); os.abort()", 128 + signal.SIGABRT),
+    ],
 )
 def test_the_childs_streams_and_status_are_its_own(code, status):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -83,7 +83,7 @@ def test_a_place_where_no_file_can_be_made_is_found_before_the_work(tmp_path, mo
 
     monkeypatch.setattr("kprune.export.transport.convert", lambda *_: pytest.fail("too late"))
     monkeypatch.setattr(files.os, "open", refuse)
-    with pytest.raises(PermissionError, match="No file can be made in.*Permission denied"):
+    with pytest.raises(PermissionError, match=r"No file can be made in.*Permission denied"):
         put(tmp_path / "m.onnx")
 
 
@@ -95,7 +95,7 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="first"), files.replacing(tmp_path / "m.onnx"):
         raise ValueError("first")
     monkeypatch.setattr(files.os, "replace", refuse)
-    with pytest.raises(ExportError, match="Could not write.*second"):
+    with pytest.raises(ExportError, match=r"Could not write.*second"):
         put(tmp_path / "m.onnx")
 
 
