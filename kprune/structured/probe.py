@@ -239,9 +239,7 @@ class _Run:
         long = {t.shape[t.axis] for t in self.inputs if t.axis is not None}
         values = []
         for tensor in self.inputs:
-            shape = tuple(
-                n if self.full or n in long else min(n, _SMALL) for n in tensor.shape[1:]
-            )
+            shape = tuple(n if self.full or n in long else min(n, _SMALL) for n in tensor.shape[1:])
             if _is_float(tensor):
                 value = random.uniform(0.25, 0.75, (batch, *shape))
             elif fill is None:

@@ -59,15 +59,16 @@ def rebuilt_layer(layer, change=lambda config: None):
 
 
 def copy_state(layer, new):
-    """Copy what a layer does with weights when it is loaded, and which of them are trained.
+    """Copy what layers work out from their weights when these are loaded.
 
     Args:
         layer: a `keras.Layer` from which nothing is cut.
         new: what `rebuilt_layer` made of it, built.
     """
     for old, part in pairs(layer, new):
-        loads = getattr(type(old), "load_own_variables", None)
-        if loads is not keras.Layer.load_own_variables and old.built:
+        if isinstance(old, keras.layers.Normalization):  # By what it computes with, now.
+            part.mean, part.variance = old.mean, old.variance
+        elif type(old).load_own_variables is not keras.Layer.load_own_variables and old.built:
             store = {}
             old.save_own_variables(store)
             part.load_own_variables(

@@ -1,6 +1,7 @@
 """A smaller model: the same layers and operations, with fewer channels."""
 
 import collections
+import warnings
 
 import keras
 import numpy as np
@@ -84,9 +85,7 @@ class _Surgeon:
         inputs = keras.tree.map_structure(self._inputs, model._inputs_struct)
         tensors = dict(zip(map(id, model.inputs), keras.tree.flatten(inputs)))
         for node in nodes(model):
-            args, kwargs = keras.tree.map_structure(
-                self._argument, node.arguments.fill_in(tensors)
-            )
+            args, kwargs = keras.tree.map_structure(self._argument, node.arguments.fill_in(tensors))
             operation, args, kwargs = self._operation(node, list(args), kwargs)
             outputs = keras.tree.flatten(operation(*args, **kwargs))
             tensors.update(zip(map(id, node.outputs), outputs))
@@ -143,6 +142,11 @@ class _Surgeon:
             for variable, new in zip(layer.weights, self._new[id(layer)].weights):
                 if variable is value:
                     return new
+        warnings.warn(
+            f"{value.path} is no layer's variable, so it is a constant in the smaller model and "
+            "will not be trained there. Put it into a layer.",
+            stacklevel=2,
+        )
         return keras.ops.convert_to_numpy(value)
 
     def _made_again(self, operation):
