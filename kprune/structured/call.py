@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from kprune.structured.probe import Prober, Unsafe
+from kprune.structured.probe import Prober
+from kprune.structured.reasons import Unsafe
 from kprune.structured.tensors import Tensor
 
 

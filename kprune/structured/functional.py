@@ -5,6 +5,7 @@ import keras
 from kprune import selection
 from kprune.measure.inputs import possible_inputs
 from kprune.structured.graph import is_graph, nodes
+from kprune.structured.reasons import first_line
 
 
 def functional_form(model):
@@ -36,7 +37,7 @@ def functional_form(model):
     raise ValueError(
         f"Channels can only be followed through a graph of layers, and {model.name!r} "
         f"({type(model).__name__}) is a subclassed model whose `call` could not be recorded "
-        f"as one: {str(errors[0]).strip().splitlines()[0]} Write it as a functional model: "
+        f"as one: {first_line(errors[0])} Write it as a functional model: "
         "keras.Model(inputs, outputs) of the layers' calls on keras.Input(...)."
     ) from errors[0]
 

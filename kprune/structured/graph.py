@@ -3,11 +3,15 @@
 import keras
 from keras.src.backend import compute_output_spec
 from keras.src.models.functional import Functional
+from keras.src.ops.core import WhileLoop
 from keras.src.ops.function import Function
 
 from kprune.structured.call import Call, LayerChannels
+from kprune.structured.captures import captured
+from kprune.structured.identity import own_functions
 from kprune.structured.labels import Labels
-from kprune.structured.probe import Prober, Unsafe
+from kprune.structured.probe import Prober
+from kprune.structured.reasons import Unsafe
 from kprune.structured.rules import rule_for
 from kprune.structured.tensors import Tensor
 
@@ -121,9 +125,17 @@ class ChannelGraph:
         return outputs
 
     def _note_variables(self, operation, arguments):
-        given = keras.tree.flatten((arguments.args, arguments.kwargs))
-        variables = [argument for argument in given if isinstance(argument, keras.Variable)]
-        variables += operation.variables if isinstance(operation, keras.Layer) else []
+        taken = keras.tree.flatten((arguments.args, arguments.kwargs))
+        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        functions = [f for part in parts for f in own_functions(part).values()]
+        for function in [*taken, *functions]:
+            taken += captured(function)
+        variables = operation.variables if isinstance(operation, keras.Layer) else []
+        for thing in taken:
+            if isinstance(thing, keras.Layer):
+                variables = variables + thing.variables
+            elif isinstance(thing, keras.Variable):
+                variables = [*variables, thing]
         for variable in variables:
             users = self._users.setdefault(id(variable), [])
             if not any(user is operation for user in users):
@@ -136,7 +148,9 @@ class ChannelGraph:
                 users = self._users.get(id(use.variable), [])
                 names = [repr(one.name) for one in users if one is not record.layer]
                 for labels in use.axes.values() if names else ():
-                    reason = f"its {use.variable.name} is also used by {', '.join(names[:3])}"
+                    reason = (
+                        f"its variable {use.variable.name!r} is also used by {', '.join(names[:3])}"
+                    )
                     self.labels.freeze(labels, f"{_named(record.layer)}: {reason}")
 
     def _followed(self, operation, arguments, tensors, outputs):
@@ -218,6 +232,8 @@ def _unknown(operation):
         return "a Lambda layer may do anything"
     if isinstance(operation, Function):
         return f"{kind.__name__} overrides `call`"
+    if isinstance(operation, WhileLoop):
+        return "how often it runs may depend on the channels"
     if kind.__module__.partition(".")[0] != "keras":
         return "a custom layer without a rule (see kprune.register_channel_rule)"
     if isinstance(operation, keras.Layer) and operation.weights:

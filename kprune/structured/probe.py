@@ -8,14 +8,13 @@ less the channels that the answer says. So nothing is assumed of an operation, a
 what mixes channels, or names their number in its arguments, is found out.
 """
 
-import re
-
 import keras
 import numpy as np
 
 from kprune.structured.identity import identity_of
 from kprune.structured.labels import FIXED, Labels
 from kprune.structured.operations import call, resized
+from kprune.structured.reasons import Unsafe
 from kprune.structured.tensors import drop
 
 _NONE, _MIXED = -1, -2
@@ -26,20 +25,7 @@ _FILLS = (0, 1, None, None, None)  # Of bools and integers; None for random ones
 _FEW = 8  # So many channels are dropped one by one.
 _DROPS = 4  # Random halves of more channels are dropped so often.
 _NEAR_ZERO = 1e-2
-_KERAS_PREFACE = "Exception encountered when calling"
-_COLORS = re.compile(r"\x1b\[\d*m")
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
-
-
-class Unsafe(Exception):
-    """An operation through which channels cannot be followed; says why."""
-
-    @classmethod
-    def because(cls, what, error):
-        """What could not be done, with the line of the exception that says why."""
-        lines = [_COLORS.sub("", line).strip() for line in str(error).splitlines()]
-        said = [line for line in lines if line and not line.startswith(_KERAS_PREFACE)]
-        return cls(f"{what}: {said[0][:200] if said else type(error).__name__}")
 
 
 class Prober:

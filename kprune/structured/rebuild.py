@@ -1,24 +1,20 @@
 """A layer or operation once more, from its configuration and from what that does not say."""
 
-import copy
-import functools
 import inspect
 import tempfile
-import types
 
 import keras
 from keras.src.saving import serialization_lib
 from keras.src.utils.tracking import DotNotTrackScope
 
 from kprune.structured.identity import own_functions
-
-_FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial)
+from kprune.structured.reasons import first_line
 
 
 def rebuilt_operation(operation):
     """Return the same operation, without the old one's place in a graph."""
-    new = copy.copy(operation)
-    new._inbound_nodes, new._outbound_nodes = [], []
+    new = object.__new__(type(operation))  # `copy` goes by the configuration, if there is one.
+    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
     return new
 
 
@@ -45,7 +41,7 @@ def rebuilt_layer(layer, change=lambda config: None):
         raise ValueError(
             f"The layer {layer.name!r} cannot be made again from its configuration; its class "
             "needs a `get_config()` that has every argument of its constructor. "
-            f"Received: {type(layer).__name__}, which raised: {error}"
+            f"Received: {type(layer).__name__}, which raised: {first_line(error)}"
         ) from error
     for old, part in pairs(layer, new):
         for name, function in _given_functions(old).items():
@@ -124,7 +120,7 @@ def _given_functions(layer):
     return {
         name: function
         for name, function in own_functions(layer).items()
-        if name in given and isinstance(function, _FUNCTIONS)
+        if name in given and not hasattr(function, "get_config")  # As initializers have.
     }
 
 

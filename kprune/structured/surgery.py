@@ -6,8 +6,9 @@ import warnings
 import keras
 import numpy as np
 
-from kprune.structured import rebuild
+from kprune.structured import captures, rebuild
 from kprune.structured.graph import graph_of, is_graph, nodes
+from kprune.structured.identity import own_functions
 from kprune.structured.operations import made_anew, resized
 
 
@@ -137,11 +138,10 @@ class _Surgeon:
     def _argument(self, value):
         """An argument of a call; of a variable the new one, or the value if no layer owns it."""
         if not isinstance(value, keras.Variable):
-            return value
-        for layer in self._layers:
-            for variable, new in zip(layer.weights, self._new[id(layer)].weights):
-                if variable is value:
-                    return new
+            return captures.rebound(value, self._new_of)
+        new = self._new_of(value)
+        if new is not None:
+            return new
         warnings.warn(
             f"{value.path} is no layer's variable, so it is a constant in the smaller model and "
             "will not be trained there. Put it into a layer.",
@@ -149,11 +149,30 @@ class _Surgeon:
         )
         return keras.ops.convert_to_numpy(value)
 
+    def _new_of(self, value):
+        """The new layer or variable in the place of an old one, or None."""
+        if not isinstance(value, keras.Variable):
+            return self._new.get(id(value))
+        for layer in self._layers:
+            for variable, new in zip(layer.weights, self._new[id(layer)].weights):
+                if variable is value:
+                    return new
+        return None
+
+    def _rebind(self, operation):
+        """Have the functions of a new operation refer to new layers and variables."""
+        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        for part in parts:
+            for name, function in own_functions(part).items():
+                vars(part)[name] = captures.rebound(function, self._new_of)
+
     def _made_again(self, operation):
         if is_graph(operation):
             return self._rebuilt(operation)
         if not isinstance(operation, keras.Layer):
-            return rebuild.rebuilt_operation(operation)
+            new = rebuild.rebuilt_operation(operation)
+            self._rebind(new)
+            return new
         record = self._graph.layers.get(id(operation))
 
         def change(config):
@@ -165,6 +184,7 @@ class _Surgeon:
             config.update(dict.fromkeys(_initializers(operation).keys() & config.keys(), "zeros"))
 
         new = rebuild.rebuilt_layer(operation, change)
+        self._rebind(new)
         self._share_parts(operation, new)
         self._layers.append(operation)
         return new
