@@ -1,6 +1,7 @@
 """Whole channels as a pattern: masked in `fit`, removed by `shrink`."""
 
 import dataclasses
+import warnings
 
 import keras
 from keras import ops
@@ -75,10 +76,36 @@ class Channels(Pattern):
         found = [one for one in found if not one.frozen and one.roots[0] not in taken]
         if not found:
             return []
+        self._warn_of_floor(found, group.setting)
         used = {id(slot.use.variable) for g in found for slot in g.slots}
         weights = [w for w in selection.weights(model) if id(w.variable) in used]
         weights = tuple(w for w in weights if w.variable.trainable)
         return [ChannelMasks(group.setting, weights, tuple(found))]
+
+    def _warn_of_floor(self, groups, setting):
+        """Say which groups keep more than was asked for, as some channel must stay."""
+        if setting.final_sparsity is None:
+            return
+        fewest = [Sizes(one, self.round_to, self.min_channels).smallest for one in groups]
+        wanted = [one.channels * (1 - setting.final_sparsity) for one in groups]
+        if isinstance(setting.allocation, Global):
+            fewest, wanted = [sum(fewest)], [sum(wanted)]
+            names = ["all groups together"]
+        else:
+            names = [one.name for one in groups]
+        held = [
+            f"{name} ({least} channel{'s' * (least > 1)})"
+            for name, least, want in zip(names, fewest, wanted)
+            if least - want > 0.5  # Not by rounding alone.
+        ]
+        if held:
+            warnings.warn(
+                f"A sparsity of {setting.final_sparsity:g} would leave fewer channels than "
+                f"`min_channels` and `round_to` allow, so more stay: {', '.join(held[:10])}"
+                + (", ..." if len(held) > 10 else ".")
+                + " Ask these layers for less with `layers`, or expect this.",
+                stacklevel=2,
+            )
 
 
 _NEEDS_MODEL = (
