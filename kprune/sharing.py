@@ -82,6 +82,7 @@ class WeightSharing(keras.callbacks.Callback):
         _check_pruned(model)
         codebooks = _codebooks(model, self.clusters, self.layers)
         _warn_of_small(codebooks)
+        self._clustered = {id(codebook.variable) for codebook in codebooks}
         for codebook in codebooks:
             codebook.variable.assign(codebook.on_grid())
         with _backend.variable_scope(model):
@@ -91,7 +92,14 @@ class WeightSharing(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         _check_pruned(self.model)  # `Pruning` may have come after this callback.
-        check_finite([weight for weight, _ in chosen(self.model, self.clusters, self.layers)])
+        asked = [weight for weight, _ in chosen(self.model, self.clusters, self.layers)]
+        late = [weight.name for weight in asked if id(weight.variable) not in self._clustered]
+        if late:
+            raise ValueError(
+                f"{', '.join(late)} did not exist before the first step, and so could not be "
+                "clustered: call the model on a batch of data before `fit`."
+            )
+        check_finite(asked)
 
     def on_train_end(self, logs=None):
         model = self.model
@@ -208,7 +216,8 @@ class _Unheld:
 
 def _codebooks(model, clusters, layers):
     """Find the clusters of each weight that is to be shared."""
-    selection.check_model(model)
+    if not any(weight.is_kernel for weight in selection.weights(model)):
+        selection.check_model(model)
     asked = chosen(model, clusters, layers)
     check_finite([weight for weight, _ in asked])
     codebooks = []
