@@ -29,16 +29,24 @@ class WeightSharing(keras.callbacks.Callback):
     """Shares weights during `model.fit`, the second stage of Deep Compression.
 
     At the start, the values other than zero of each kernel are sorted into clusters by k-means,
-    and each becomes the centroid of its cluster. From then on what is trained are the centroids:
-    after every optimizer step, inside the compiled step, the members of a cluster become their
-    mean. Zeros stay exactly zero without a mask. At the end of `fit` the centroids are rounded to
-    multiples of a scale of their kernel's, -127 to 127 times: with 8 bits for each weight,
+    and each becomes the centroid of its cluster. From then on the centroids are trained, by the
+    optimizer's own rule, with the sum of their members' gradients (with SGD, the mean: it diverges
+    with sums). The float weights are trained on behind them, inside the compiled step, and after
+    every step each entry takes the value of the centroid that is nearest to its float weight, so
+    that entries change clusters. Zeros stay exactly zero without a mask; in a kernel that has
+    zeros, others may join them, where zero is nearest. All values are multiples of a scale of
+    their kernel's, -127 to 127 times: with 8 bits for each weight,
     `kprune.export_tflite(..., quantize="codebook")` stores exactly the values that the model
-    computes with.
+    computes with. That file has codes of kernels with 256 entries or more; smaller ones are
+    clustered, too, and a warning names them.
 
     Prune first, and share in a `fit` of its own. Weights are shared after every step, so any
-    checkpoint is, and it is plain Keras. A `fit` that fails leaves the sharing in the model: the
-    next `fit` with this callback begins anew, and `kprune.strip_pruning` takes it off.
+    checkpoint is, whatever `EarlyStopping` restores too, and it is plain Keras. The float weights
+    are not saved: training that is resumed goes on from the clusters. After `fit` nothing holds
+    them: a later `fit` without this callback trains each weight by itself, and warns. A `fit` that
+    fails leaves the sharing in the model: the next `fit` with this callback begins again, and
+    `kprune.strip_pruning` takes it off. Every optimizer in the model's attributes is wrapped, for
+    a `train_step` with several.
 
     Han, Mao and Dally, "Deep Compression: compressing deep neural networks with pruning, trained
     quantization and Huffman coding" (2016).

@@ -12,6 +12,7 @@ images after the last epoch; `--validate` takes the last 10,000 training images 
 """
 
 import os
+import pickle
 import statistics
 import subprocess
 import sys
@@ -67,9 +68,7 @@ def clustered(door, seed, weights, data, sparse, values, epochs, optimizer):
         import tensorflow_model_optimization as tfmot
         import tf_keras as keras
 
-        cluster, strip = tfmot.clustering.keras.cluster_weights, None
-        # In 0.8.1 the argument is in this one only.
-        cluster = tfmot.clustering.keras.experimental.cluster_weights
+        cluster = tfmot.clustering.keras.cluster_weights
         strip = tfmot.clustering.keras.strip_clustering
     else:
         import keras
@@ -95,29 +94,35 @@ def clustered(door, seed, weights, data, sparse, values, epochs, optimizer):
     return float(model.evaluate(*data[1], verbose=0)[1])
 
 
-def child(folder):
-    """Run TFMOT's arms on what the parent wrote to a folder."""
-    with np.load(folder / "data.npz") as arrays:
-        data = [(arrays["x"], arrays["y"]), (arrays["x_test"], arrays["y_test"])]
-    with np.load(folder / "arguments.npz") as arrays:
-        seed, sparse, values, epochs = (int(each) for each in arrays["numbers"])
-        optimizer = str(arrays["optimizer"])
-        weights = [arrays[f"weight_{i}"] for i in range(6)]
-    found = clustered("TFMOT", seed, weights, data, bool(sparse), values, epochs, optimizer)
-    (folder / "accuracy").write_text(str(found))
+def arms(doors, bases, data, values, epochs, optimizer, on_run):
+    """Return `{(door, sparse, number of values): accuracies, one for each seed}`."""
+    return {
+        (door, sparse, number): [
+            on_run(clustered(door, seed, base, data, sparse, number, epochs, optimizer))
+            for seed, base in enumerate(bases[sparse])
+        ]
+        for door in doors
+        for sparse in (False, True)
+        for number in values
+    }
 
 
-def by_tfmot(folder, seed, weights, sparse, values, epochs, optimizer):
-    """Return TFMOT's accuracy, from a process with tf_keras."""
-    arrays = {f"weight_{i}": value for i, value in enumerate(weights)}
-    numbers = [seed, sparse, values, epochs]
-    np.savez(folder / "arguments.npz", numbers=numbers, optimizer=optimizer, **arrays)
+def by_tfmot(folder, arguments):
+    """Return what `arms` does of TFMOT, from a process with tf_keras."""
+    (folder / "arguments.pickle").write_bytes(pickle.dumps(arguments))
     environment = os.environ | {"TF_USE_LEGACY_KERAS": "1", _CHILD: str(folder)}
     command = [sys.executable, __file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    return float((folder / "accuracy").read_text())
+    return pickle.loads((folder / "accuracies.pickle").read_bytes())
+
+
+def child(folder):
+    """Run TFMOT's arms with the arguments that the parent wrote to its own folder."""
+    arguments = pickle.loads((folder / "arguments.pickle").read_bytes())
+    found = arms(["TFMOT"], *arguments, on_run=lambda accuracy: accuracy)
+    (folder / "accuracies.pickle").write_bytes(pickle.dumps(found))
 
 
 def show(results, of):
@@ -164,31 +169,29 @@ def main(
 
     data = images(data_set, data_dir, validate, train_size)
     data = [(x.reshape(len(x), -1), y) for x, y in data]
-    values, results = values or [2, 4, 16], []
-    doors = DOORS if tfmot else DOORS[:2]
-    runs = [(sparse, number) for sparse in (False, True) for number in values]
-    bar = progress("Clustering", seeds * len(runs) * len(doors))
-    with tempfile.TemporaryDirectory() as folder, bar as advance:
-        folder = Path(folder)
-        (x, y), (x_test, y_test) = data
-        np.savez(folder / "data.npz", x=x, y=y, x_test=x_test, y_test=y_test)
-        for sparse in (False, True):
-            bases = [base_weights(seed, data, sparse, epochs[0]) for seed in range(seeds)]
-            before = statistics.fmean(measured(base, data) for base in bases)
-            for number in values:
-                found = {door: [] for door in doors}
-                for seed, base in enumerate(bases):
-                    rest = sparse, number, epochs[1], optimizer
-                    for door in doors:
-                        if door == "TFMOT":
-                            accuracy = by_tfmot(folder, seed, base, *rest)
-                        else:
-                            accuracy = clustered(door, seed, base, data, *rest)
-                        found[door].append(accuracy)
-                        advance()
-                results.append(
-                    {"sparse": sparse, "values": number, "base": before, "accuracies": found}
-                )
+    values = values or [2, 4, 16]
+    bases = {
+        sparse: [base_weights(seed, data, sparse, epochs[0]) for seed in range(seeds)]
+        for sparse in (False, True)
+    }
+    arguments = bases, data, values, epochs[1], optimizer
+    with progress("Clustering", 2 * 2 * seeds * len(values)) as advance:
+        found = arms(DOORS[:2], *arguments, on_run=lambda accuracy: (advance(), accuracy)[1])
+    if tfmot:
+        with tempfile.TemporaryDirectory() as folder:
+            found |= by_tfmot(Path(folder), arguments)
+    results = [
+        {
+            "sparse": sparse,
+            "values": number,
+            "base": statistics.fmean(measured(base, data) for base in bases[sparse]),
+            "accuracies": {
+                d: found[d, sparse, number] for d in DOORS if (d, sparse, number) in found
+            },
+        }
+        for sparse in (False, True)
+        for number in values
+    ]
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
     show(results, of)
     if json:

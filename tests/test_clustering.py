@@ -94,6 +94,7 @@ def test_a_tfmot_script():
     compiled(clustered)
     history = fit(clustered, epochs=4)
     assert history.history["loss"][-1] < history.history["loss"][0]
+    assert "strip_clustering" in kprune.strip.find_pruning(clustered)[0]
     x, _ = data(8)
     before = clustered.predict(x, verbose=0)
     stripped = kprune.strip_clustering(clustered)

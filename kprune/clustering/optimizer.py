@@ -39,10 +39,12 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     """Wraps an optimizer so that some weights take the values of a few centroids only.
 
     Behind each weight there is a float one, which makes the wrapped optimizer's steps, and the
-    centroids, which make steps of their own, by the same rule: the gradient of a centroid is the
-    sum of its members' gradients. After each step every entry takes the value of the centroid that
-    is nearest to its float weight, rounded to a multiple of the weight's scale. Entries that were
-    zero stay zero. The state is not saved: what is, is the wrapped optimizer's.
+    centroids make steps of their own, by the same rule: the gradient of a centroid is the sum of
+    its members' gradients (with SGD their mean, which is where SGD would take the members). After
+    each step every entry takes the value of the centroid that is nearest to its float weight,
+    rounded to a multiple of the weight's scale. Entries that were zero stay zero; in a weight that
+    has some, others may become zero, and come back. The state is not saved: what is, is the
+    wrapped optimizer's.
 
     Args:
         optimizer: the `keras.optimizers.Optimizer` to wrap, with no optimizer inside it.
@@ -87,13 +89,15 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         by_variable = dict(zip(map(self._var_key, trained), grads))
         before = [_backend.read(one.variable) + 0 for one in self._clusters]
         found = [by_variable.get(self._var_key(one.variable)) for one in self._clusters]
-        summed = [one.summed(gradient) for one, gradient in zip(self._clusters, found)]
+        # SGD's steps are as long as the gradients: of sums over thousands of members it diverges.
+        mean = isinstance(self.inner_optimizer, keras.optimizers.SGD)
+        of_centroids = [one.gradients(each, mean) for one, each in zip(self._clusters, found)]
         rate = self.inner_optimizer.learning_rate
         self.inner_optimizer.apply(grads, trainable_variables)
         if not self._clusters:
             return
         _backend.assign_all([self._centroid_optimizer._learning_rate], [rate])
-        self._centroid_optimizer.apply(summed, [one.centroids for one in self._clusters])
+        self._centroid_optimizer.apply(of_centroids, [one.centroids for one in self._clusters])
         updates = [
             pair
             for one, old in zip(self._clusters, before)
@@ -237,6 +241,7 @@ class _Clusters:
 
     def __init__(self, optimizer, codebook):
         self.variable = codebook.variable
+        self.has_zeros = bool((codebook.indices == 0).any())
         used = codebook.values[1:] if len(codebook.values) > 1 else np.zeros(1)
         self.weights = self._state(optimizer, "weights", codebook.weights, "float32")
         self.indices = self._state(optimizer, "indices", codebook.indices, "uint8")
@@ -252,14 +257,17 @@ class _Clusters:
             name=f"{self.variable.path.replace('/', '_')}_{name}",
         )
 
-    def summed(self, gradient):
-        """Return the gradients of the centroids."""
+    def gradients(self, gradient, mean):
+        """Return the gradients of the centroids: the sums of their members', or the means."""
         count = self.centroids.shape[0]
         if gradient is None:
             return ops.zeros((count,), "float32")
         gradient = ops.cast(_backend.read(gradient), "float32")
         indices = ops.cast(_backend.read(self.indices), "int32")
-        return sums(gradient, indices, count + 1)[1:]
+        found = sums(gradient, indices, count + 1)
+        if mean:
+            found = found / ops.maximum(sums(ops.ones_like(gradient), indices, count + 1), 1.0)
+        return found[1:]
 
     def averaged(self):
         """Return (variable, value), the value that the variable has with each cluster's mean."""
@@ -276,13 +284,14 @@ class _Clusters:
 
     def updates(self, step):
         """Return (variable, value) pairs after the float weights made a step."""
-        is_kept = _backend.read(self.indices) > 0
-        weights = _backend.read(self.weights) + ops.cast(step, "float32")
-        weights = ops.where(is_kept, weights, 0.0)
+        before = _backend.read(self.weights)
+        is_kept = before != 0
+        weights = ops.where(is_kept, before + ops.cast(step, "float32"), 0.0)
         centroids = _backend.read(self.centroids)
-        indices = ops.where(is_kept, nearest(weights, centroids) + 1, 0)
         values = ops.concatenate([ops.zeros((1,), "float32"), centroids])
-        clustered = round_to_grid(ops.take(values, indices), is_kept)
+        found = nearest(weights, values) if self.has_zeros else nearest(weights, centroids) + 1
+        indices = ops.where(is_kept, found, 0)
+        clustered = round_to_grid(ops.take(values, indices), indices > 0)
         return [
             (self.weights, weights),
             (self.indices, ops.cast(indices, "uint8")),
