@@ -29,7 +29,7 @@ _BITS = {
 def compute_mask(scores, sparsity, pattern=None, axes=INPUT_OUTPUT):
     """Return the mask with `round(sparsity * n)` zeros, those of the lowest scores.
 
-    Among equal scores the first in row-major order go.
+    Among equal scores the first in row-major order go. One is always kept.
 
     Example:
 

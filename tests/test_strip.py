@@ -179,7 +179,7 @@ def test_the_optimizer_is_unwrapped_and_the_model_stays_itself():
     model = compiled(mlp())
     x, y = data(64)
     model.fit(x, y, 8, epochs=2, verbose=0, callbacks=[kprune.Pruning(0.6)])
-    assert "PruningOptimizer" in find_pruning(model)[0]
+    assert "prunes" in find_pruning(model)[0]
     expected = flat(model(x))
     optimizer = model.optimizer.base_optimizer
     assert kprune.strip_pruning(model) is model
@@ -190,12 +190,25 @@ def test_the_optimizer_is_unwrapped_and_the_model_stays_itself():
     assert int(model.optimizer.iterations) == 18
 
 
-@pytest.mark.parametrize("make", [mlp, lambda: kprune.prune_low_magnitude(mlp())])
-def test_what_was_never_pruned_is_refused(make):
-    model = make()
+def test_what_was_never_pruned_comes_back_as_it_is():
+    model = compiled(mlp())
+    optimizer = model.optimizer
+    assert kprune.strip_pruning(model) is model
+    assert model.optimizer is optimizer
+    x, y = data(64)
+    model.fit(x, y, 16, epochs=1, verbose=0, callbacks=[kprune.Pruning(0.0)])
+    assert kprune.strip_pruning(model) is model
+    assert find_pruning(model) == []
+
+
+def test_machinery_that_has_not_acted_is_refused():
+    model = kprune.prune_low_magnitude(mlp())
     with pytest.raises(ValueError, match=r"nothing to strip.*begin_step"):
         kprune.strip_pruning(model)
     assert len(wrappers_in(model)) == len(zeros(model))
+    model = compiled(mlp(), kprune.PruningOptimizer(keras.optimizers.Adam(), NOW))
+    with pytest.raises(ValueError, match=r"nothing to strip.*begin_step"):
+        kprune.strip_pruning(model)
 
 
 def test_what_is_no_keras_model_is_refused():

@@ -59,9 +59,9 @@ def _nothing_to_store(model, kernels):
             f"No weight of the model '{model.name}' is shared, so there is nothing to store as "
             "codes: train it with kprune.WeightSharing(), or use kprune.compress."
         )
-    if max(codes.size for codes in kernels) < _SMALLEST:
+    if max(codes.size for codes in kernels) < SMALLEST_STORED:
         return (
-            f"The shared weights of the model '{model.name}' have fewer than {_SMALLEST} entries "
+            f"The shared weights of the model '{model.name}' have fewer than {SMALLEST_STORED} entries "
             "each, and would take more room as codes than they do in float32: leave quantize out, "
             "or use quantize='float16'."
         )
