@@ -99,7 +99,6 @@ def patched(model):
         (lambda layer: layer.name in ("sum", "left"), {"sum", "left"}),
         ({"head": None, "sum": None}, {"left", "right"}),
     ],
-    ids=str,
 )
 def test_layers_say_which_are_quantization_aware(chosen, names):
     model = merging()

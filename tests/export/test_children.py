@@ -48,8 +48,11 @@ def gone(pid):
     except ProcessLookupError:
         return True
     # A zombie that nobody waits for, as where process 1 does not, has ended, too.
-    status = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
-    return status.stdout.strip()[:1] in ("", "Z")
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:  # It is gone now, or there is no /proc.
+        return Path("/proc/self/stat").exists()
+    return status == "Z"
 
 
 @pytest.fixture

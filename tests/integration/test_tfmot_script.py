@@ -171,7 +171,7 @@ def test_the_keras_example_ends_as_with_tfmot(example, images, tmp_path):
         for layer in expected["model_for_pruning"].layers
     ]
     assert zeros(ours["model_for_export"]) == pytest.approx(zeros(expected["model_for_export"]))
-    assert ours["accuracy"] == pytest.approx(expected["accuracy"], abs=0.06)
+    assert ours["accuracy"] == pytest.approx(expected["accuracy"], abs=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
