@@ -22,10 +22,14 @@ def calibrate(graph):
     """
     counted = operation_flops(graph.model, graph.free_dim)
     for record in graph.layers.values():
-        uses = [use for use in record.uses.values() if use.applications]
-        said = sum(2 * use.size * use.applications for use in uses)
         found = sum(counted.get(id(part), 0) for part in record.layer._flatten_layers())
-        if found and found != said:
+        uses = [use for use in record.uses.values() if use.applications]
+        if not uses:  # A rule that does not say; what it calls a matrix is multiplied with.
+            uses = [use for use in record.uses.values() if len(use.axes) > 1]
+            for use in uses:
+                use.applications = 1
+        said = sum(2 * use.size * use.applications for use in uses)
+        if found != said:
             for use in uses:
                 use.applications *= found / said
     return sum(counted.values())

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune.structured.budget import fit_measured
 from kprune.structured.rules import registry
 from tests.structured.masking import outputs, random_inputs, randomize
 from tests.structured.topologies import TOPOLOGIES
@@ -102,8 +103,62 @@ def test_outcome_is_measured(monkeypatch):
     inputs = keras.Input((8, 8, 3))
     x = layers.Dense(32)(layers.Conv2D(16, 3)(inputs))
     model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
-    with pytest.warns(UserWarning, match="flops=0.8 was asked for and .* computed beforehand"):
-        kprune.prune_channels(model, flops=0.8, round_to=1)
+    small = kprune.prune_channels(model, flops=0.8, round_to=1)
+    share = kprune.flops(small).total / kprune.flops(model).total
+    assert abs(share - 0.8) <= 0.02 * 0.8
+
+
+def _windows():
+    """An MLP in windows of 4 x 4, which stand in the batch, as in Swin."""
+    inputs = keras.Input((16, 16, 8))
+    x = ops.transpose(ops.reshape(inputs, (-1, 4, 4, 4, 4, 8)), (0, 1, 3, 2, 4, 5))
+    x = ops.reshape(x, (-1, 16, 8))
+    x = x + layers.Dense(8)(layers.Dense(64, activation="relu", name="inside")(x))
+    x = ops.transpose(ops.reshape(x, (-1, 4, 4, 4, 4, 8)), (0, 1, 3, 2, 4, 5))
+    x = layers.Dense(64, activation="relu")(ops.reshape(x, (-1, 16, 16, 8)))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def _non_local():
+    """Products between activations, which no rule counts."""
+    inputs = keras.Input((36, 3))
+    x = layers.Dense(16, activation="relu")(inputs)
+    weights = layers.Softmax()(layers.Dot(axes=(2, 2))([layers.Dense(8)(x), layers.Dense(8)(x)]))
+    y = layers.Dense(16)(layers.Dot(axes=(2, 1))([weights, layers.Dense(8)(x)]))
+    x = layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5])
+@pytest.mark.parametrize("build", [_windows, _non_local])
+def test_budgets_are_met_by_what_is_measured(build, share):
+    model = build()
+    small = kprune.prune_channels(model, flops=share, round_to=1)
+    reached = kprune.flops(small).total / kprune.flops(model).total
+    assert abs(reached - share) <= 0.02 * share
+
+
+def test_channels_cost_what_is_computed_with_them():
+    report = kprune.channel_groups(_windows())
+    (inside,) = (group for group in report if "inside" in group.producers)
+    assert inside.flops == 2 * 16 * 16 * (8 + 8)
+
+
+def test_what_is_out_of_reach_is_measured_too():
+    with pytest.raises(ValueError, match=r"flops=0.1 is out of reach: .* 0\.\d+ stays"):
+        kprune.prune_channels(_non_local(), flops=0.1, round_to=1)
+
+
+def test_the_aim_is_corrected_until_the_outcome_is_near():
+    def measured(kept):
+        expected = kept[0] / 100
+        return None, 0.3 + 0.7 * expected**2, expected
+
+    kept, _, reached = fit_measured(
+        lambda aim: np.array([round(aim)]), measured, everything=100, share=0.5, near=0.02
+    )
+    assert abs(reached - 0.5) <= 0.01
+    assert abs(kept[0] - 53) <= 1
 
 
 def test_numpy_numbers_are_numbers():

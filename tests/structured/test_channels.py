@@ -235,3 +235,22 @@ def test_sparsity_counts_what_can_be_masked():
     )
     for a, b in zip(masks, _masks(model), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "held"),
+    [
+        (kprune.Uniform(), r"first \(1 channel\), second \(1 channel\)"),
+        (kprune.Global(), "all groups together"),
+    ],
+)
+def test_one_channel_of_every_group_stays_and_that_is_said(allocation, held):
+    stack = [layers.Dense(8, activation="relu", name="first"), layers.Dense(4, name="second")]
+    model = keras.Sequential([keras.Input((6,)), *stack, layers.Dense(40), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    pruning = kprune.Pruning(0.98, pattern=kprune.Channels(), allocation=allocation)
+    with pytest.warns(UserWarning, match=held):
+        model.fit(x, x[:, :2], batch_size=8, epochs=3, verbose=0, callbacks=[pruning])
+    small = kprune.shrink(model)
+    assert [layer.units for layer in small.layers] == [1, 1, 1, 2]

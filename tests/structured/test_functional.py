@@ -1,0 +1,171 @@
+"""Models that Keras trains and predicts with are models whose channels can be cut."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import kprune
+from kprune import selection
+from tests.structured.masking import outputs, randomize
+
+
+@pytest.fixture(autouse=True)
+def _never_built_is_no_hindrance(monkeypatch):
+    """What counts is whether there are variables, not whether every layer was built."""
+    monkeypatch.setattr(selection, "is_built", lambda model: bool(model.variables), raising=False)
+
+
+class Detector(keras.Model):
+    """The auxiliary head is for pretraining only, and never built here."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = layers.Dense(8, activation="relu"), layers.Dense(3)
+        self.auxiliary = layers.Dense(5)
+
+    def call(self, x, pretrain=False):
+        return self.auxiliary(self.body(x)) if pretrain else self.head(self.body(x))
+
+
+def _embedding():
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, layers.Dense(6)(layers.Dense(16, activation="relu")(inputs)))
+
+
+class Siamese(keras.Model):
+    """One embedding model, called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = _embedding(), layers.Dense(1)
+
+    def call(self, inputs):
+        first, second = inputs
+        return self.head(ops.abs(self.embedding(first) - self.embedding(second)))
+
+
+class Wrapper(keras.Model):
+    """Is never called: its own `train_step` would call the model inside it."""
+
+    def __init__(self):
+        super().__init__()
+        first, second = keras.Input((8,)), keras.Input((8,))
+        embedding = _embedding()
+        distance = ops.norm(embedding(first) - embedding(second), axis=-1)
+        self.network = keras.Model([first, second], distance)
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+
+    def call(self, inputs):
+        return self.network(inputs)
+
+
+def _x(width):
+    return np.random.default_rng(0).normal(size=(4, width)).astype("float32")
+
+
+MODELS = {
+    "a layer that call does not use": (Detector, _x(6), 2 * (6 * 8 + 8 * 3)),
+    "siamese": (Siamese, [_x(8), _x(8)], 2 * (2 * (8 * 16 + 16 * 6) + 6)),
+    "wrapper": (Wrapper, [_x(8), _x(8)], 2 * 2 * (8 * 16 + 16 * 6)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_subclassed_models(name):
+    build, x, flops = MODELS[name]
+    model = build()
+    if name != "wrapper":
+        model(x)
+    randomize(model)
+    assert kprune.flops(model).total == flops
+    assert any(not group.frozen for group in kprune.channel_groups(model))
+    kernel = model.body.kernel if name.startswith("a layer") else model.weights[0]
+    value = np.array(ops.convert_to_numpy(kernel))
+    value[:, :3] = 0  # What these channels emit moves into the next biases.
+    kernel.assign(value)
+    small = kprune.shrink(model)
+    np.testing.assert_allclose(outputs(small, x)[0], outputs(model, x)[0], 1e-4, 1e-4)
+    assert kprune.flops(small).total < flops
+
+
+def _text():
+    words = layers.TextVectorization(20, output_sequence_length=6)
+    words.adapt(["a b c", "d e f g"])
+    stack = [layers.Embedding(20, 8), layers.GlobalAveragePooling1D()]
+    stack += [layers.Dense(16, activation="relu"), layers.Dense(1)]
+    return keras.Sequential([keras.Input((), dtype="string"), words, *stack])
+
+
+def _colors():
+    color, size = keras.Input((1,), dtype="string"), keras.Input((3,))
+    color_known = layers.StringLookup(vocabulary=["r", "g"], output_mode="one_hot")(color)
+    x = layers.Dense(16, activation="relu")(layers.Concatenate()([color_known, size]))
+    return keras.Model([color, size], layers.Dense(1)(x))
+
+
+class Text(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.stack = _text().layers
+
+    def call(self, x):
+        for layer in self.stack:
+            x = layer(x)
+        return x
+
+
+_WORDS = np.array(["a b", "g e e x", "c"], dtype=object)
+STRINGS = {
+    "vectorized": (_text, _WORDS, 2 * (8 * 16 + 16)),
+    "looked up": (_colors, [np.array([["r"], ["x"]], object), _x(3)[:2]], 2 * (6 * 16 + 16)),
+    "subclassed": (Text, _WORDS, 2 * (8 * 16 + 16)),
+}
+
+
+def _tensors(x):
+    return keras.tree.map_structure(
+        lambda a: ops.convert_to_tensor(a, "string" if a.dtype == object else None), x
+    )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="Keras runs no strings there")
+@pytest.mark.parametrize("name", STRINGS)
+def test_models_of_strings(name):
+    build, x, flops = STRINGS[name]
+    model, x = build(), _tensors(x)
+    model(x)
+    randomize(model)
+    report = kprune.flops(model)
+    assert report.total == flops
+    assert not report.uncounted
+    small = kprune.prune_channels(model, flops=0.5, round_to=1)
+    assert abs(kprune.flops(small).total / flops - 0.5) <= 0.05
+    assert np.isfinite(outputs(small, x)[0]).all()
+    dense = next(layer for layer in model._flatten_layers() if isinstance(layer, layers.Dense))
+    for variable in dense.weights:
+        value = np.array(ops.convert_to_numpy(variable))
+        value[..., :5] = 0
+        variable.assign(value)
+    small = kprune.shrink(model)
+    assert any(getattr(layer, "units", None) == 11 for layer in small.layers)
+    np.testing.assert_allclose(outputs(small, x)[0], outputs(model, x)[0], 1e-4, 1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it runs strings")
+def test_strings_are_cut_and_not_counted_where_keras_does_not_run_them():
+    model = _colors()
+    assert (
+        kprune.prune_channels(model, params=0.6, round_to=1).count_params() < model.count_params()
+    )
+    with pytest.raises(ValueError, match="Keras runs strings on TensorFlow only"):
+        kprune.flops(model)
+
+
+def test_inputs_in_a_dict():
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((5,), name="b")}
+    x = layers.Concatenate()([layers.Dense(8)(inputs["a"]), layers.Dense(8)(inputs["b"])])
+    model = keras.Model(inputs, {"out": layers.Dense(2)(layers.Dense(6, activation="relu")(x))})
+    small = kprune.prune_channels(model, flops=0.6, round_to=1)
+    x = {"a": _x(4), "b": _x(5)}
+    assert small(x)["out"].shape == model(x)["out"].shape
