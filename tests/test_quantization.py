@@ -12,7 +12,8 @@ from kprune.strip import find_pruning
 from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
 from tests.zoo import ZOO
 
-FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False) | st.just(0.0)
+# Their steps are no subnormal numbers, which some processors take for zero.
+FLOATS = st.floats(-100, 100, width=32).filter(lambda v: abs(v) > 1e-30) | st.just(0.0)
 SHAPES = st.sampled_from([(7, 5), (1, 1), (3, 2, 4)])  # JAX compiles for each anew.
 MATRICES = arrays.arrays("float32", SHAPES, elements=FLOATS)
 
