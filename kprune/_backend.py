@@ -272,10 +272,10 @@ def _tf_update(variables, values, change):
     import tensorflow as tf
 
     variables = [variable.value for variable in variables]
+    values = [tf.cast(value, variable.dtype) for value, variable in zip(values, variables)]
 
     def update(strategy, values):
         for variable, value in zip(variables, values):
-            value = tf.cast(value, variable.dtype)
             strategy.extended.update(variable, change, args=(value,), group=False)
 
     if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():

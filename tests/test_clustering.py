@@ -168,7 +168,7 @@ class Own(layers.Layer, ClusterableLayer):
 
 
 def test_layers_lists_and_layers_of_your_own():
-    own, other = kprune.cluster_weights([Own(name="own"), layers.ReLU()], 3)
+    own, other = kprune.cluster_weights([Own(name="own"), layers.ReLU()], 3, preserve_sparsity=True)
     assert isinstance(own, ClusterWeights)
     assert not isinstance(other, ClusterWeights)
     dense = kprune.cluster_weights(layers.Dense(2, name="head"), 3, name="named")

@@ -190,7 +190,7 @@ def test_a_centroid_moves_by_the_sum_of_its_members_gradients_and_with_sgd_by_th
         on_epoch_end=lambda *_: seen.append(ops.convert_to_numpy(kernel.value).ravel())
     )
     model.fit(x, y, epochs=1, verbose=0, callbacks=[kprune.WeightSharing(2), look])
-    np.testing.assert_allclose(seen[0], expected, atol=0.4 / 254)
+    np.testing.assert_allclose(seen[0], expected, atol=0.46 / 254)
 
 
 def test_layers_say_which_and_how_many():

@@ -225,6 +225,8 @@ class _Kernel:
 
     def _initial(self, shape, dtype=None):
         """The initial centroids, of the value that the variable has by the time it has one."""
+        if not _backend.is_concrete():
+            return ops.zeros(shape, dtype)  # Keras works out shapes; this comes again.
         value = _numpy(self.variable)
         columns = value.reshape(-1, value.shape[-1]).T if len(shape) == 2 else [value]
         arguments = self.number, self.wrapper.cluster_centroids_init, self.wrapper.preserve_sparsity
@@ -232,6 +234,8 @@ class _Kernel:
         return ops.convert_to_tensor(found.reshape(shape), dtype)
 
     def _initially_kept(self, shape, dtype=None):
+        if not _backend.is_concrete():
+            return ops.ones(shape, dtype)
         value, centroids = _numpy(self.variable), _numpy(self.centroids)
         return ops.convert_to_tensor(
             np.abs(value - centroids[0]) > _nearest_other(value, centroids)
