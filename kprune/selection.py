@@ -315,15 +315,14 @@ def _weight(variable, layer, parents):
 
 def _reason(variable, layer):
     name = variable.name
-    custom = getattr(layer, "get_prunable_weights", None)
-    if custom is not None:
-        if not any(variable is v for v in custom()):
+    if names_its_weights(layer):
+        if not any(variable is v for v in layer.get_prunable_weights()):
             return f"{type(layer).__name__}.get_prunable_weights() does not name it"
     elif len(variable.shape) < 2:
         return "rank below 2: a bias, scale or statistic"
     elif name in _NEVER:
         return f"{name}: never pruned"
-    elif layer is not None and _is_builtin(layer) and name not in _KERNELS:
+    elif layer is not None and is_builtin(layer) and name not in _KERNELS:
         return f"{name} of {type(layer).__name__} is not a kernel"
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"{variable.dtype}, not a float type"
@@ -332,7 +331,14 @@ def _reason(variable, layer):
     return None
 
 
-def _is_builtin(layer):
+def names_its_weights(layer):
+    """Whether the layer's author says what to prune; a wrapper's method only repeats it."""
+    method = getattr(layer, "get_prunable_weights", None)
+    return method is not None and not getattr(method, "of_wrapper", False)
+
+
+def is_builtin(layer):
+    """Whether a layer is one of Keras' own."""
     return type(layer).__module__.split(".")[0] == "keras"
 
 

@@ -9,10 +9,13 @@ from kprune.export.targets.from_keras import functional, read
 from kprune.export.targets.graph import BLOCK
 from kprune.export.targets.rewrites import rewrite
 from kprune.export.targets.target import get_target
+from kprune._replace import replace_layers
 from kprune.patterns import Block, Unstructured
+from kprune.prune import PruningPolicy
 from kprune.report import tables
 from kprune.schedules import check_sparsity
 from kprune.structured.channels import Channels
+from kprune.wrappers import PruneLowMagnitude
 
 
 class TargetLayers(dict):
@@ -198,7 +201,7 @@ def _prunable(model, name):
     )
 
 
-class PruneForLatencyOnXNNPack:
+class PruneForLatencyOnXNNPack(PruningPolicy):
     """TFMOT's `pruning_policy` of this name: prune what XNNPACK's sparse path accelerates.
 
     Only 1x1 convolutions are wrapped, and a model in which none of them would be faster is
@@ -225,6 +228,12 @@ class PruneForLatencyOnXNNPack:
 
     def ensure_model_supports_pruning(self, model):
         """Raise ValueError unless some 1x1 convolutions of the model would be faster."""
+        # What is wrapped already counts as it was.
+        model = replace_layers(
+            model,
+            lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
+            inside=lambda part: isinstance(part, keras.Model),
+        )
         if functional(model) is None:
             raise ValueError(
                 f"The model '{model.name}' is subclassed (or not built): XNNPACK's sparse path can "
