@@ -2,6 +2,12 @@
 
 from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
 from kprune.callbacks import Pruning
+from kprune.clustering import (
+    CentroidInitialization,
+    cluster_scope,
+    cluster_weights,
+    strip_clustering,
+)
 from kprune.compression import CompressReport, compress
 from kprune.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
 from kprune.export import (
@@ -45,6 +51,7 @@ __all__ = [
     "Allocation",
     "BatchNormScale",
     "Block",
+    "CentroidInitialization",
     "Channels",
     "CheckReport",
     "CompressReport",
@@ -78,6 +85,8 @@ __all__ = [
     "benchmark",
     "channel_groups",
     "check",
+    "cluster_scope",
+    "cluster_weights",
     "compress",
     "compute_mask",
     "export_onnx",
@@ -92,5 +101,6 @@ __all__ = [
     "register_channel_rule",
     "shrink",
     "sparsity",
+    "strip_clustering",
     "strip_pruning",
 ]

@@ -98,6 +98,15 @@ def assign_masked(variables, masks, mask_variables=()):
             variable.assign(apply_mask(variable, mask))
 
 
+def assign_all(variables, values):
+    """Assign a tensor to each variable, on every replica alike."""
+    if is_tensorflow():
+        _tf_update(variables, values, lambda variable, value: variable.assign(value))
+    else:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+
 def apply_mask(value, mask):
     """`value` where the mask is True, exact +0 elsewhere (a product would give -0)."""
     value = read(value)
@@ -212,3 +221,23 @@ def _tf_assign_masked(variables, masks, mask_variables):
         # Outside of any scope, mirrored variables still know their strategy.
         own = getattr(variables[0].value, "distribute_strategy", None)
         update(own or tf.distribute.get_strategy(), masks)
+
+
+def _tf_update(variables, values, change):
+    """Call `change(variable, value)` for every replica's own variable and value."""
+    import tensorflow as tf
+
+    variables = [variable.value for variable in variables]
+
+    def update(strategy, values):
+        for variable, value in zip(variables, values):
+            value = tf.cast(value, variable.dtype)
+            strategy.extended.update(variable, change, args=(value,), group=False)
+
+    if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+        merge_call = tf.__internal__.distribute.interim.maybe_merge_call
+        merge_call(update, tf.distribute.get_strategy(), list(values))
+    elif variables:
+        # Outside of any scope, mirrored variables still know their strategy.
+        own = getattr(variables[0], "distribute_strategy", None)
+        update(own or tf.distribute.get_strategy(), list(values))

@@ -45,6 +45,10 @@ class QuantizationAware(keras.callbacks.Callback):
     (a convolution, BatchNormalization and ReLU), nothing is rounded in between: what is rounded
     are the inputs of layers with kernels, of sums and other merging layers, and of average pooling.
 
+    With `layers`, only those are trained for 8 bits, as with TFMOT's `quantize_annotate_layer`. It
+    changes the training, and not the file: the int8 export rounds every layer, those left out as
+    it does without this callback, by the ranges that `representative_data` shows.
+
     Jacob et al., "Quantization and training of neural networks for efficient
     integer-arithmetic-only inference" (2018); with zeros held as in TFMOT's PQAT.
 
@@ -60,14 +64,23 @@ class QuantizationAware(keras.callbacks.Callback):
     Args:
         activations: whether activations are rounded, too. Not for `quantize="dynamic"` and
             `"int16x8"`, whose activations are all but exact.
+        layers: which layers; all by default. As in `Pruning`: a layer's name (`*` and `?` are
+            wildcards), a layer class, a layer, a predicate `layer -> bool`, a list of those, or a
+            dict from those to None, the layers to leave out. Layers without a kernel whose inputs
+            are rounded, such as `Add`, are chosen in the same way.
 
     Raises:
-        ValueError: at the start of `fit`, a model without kernels.
+        ValueError: in `fit`, a model without kernels, or `layers` that matches nothing.
     """
 
-    def __init__(self, activations=True):
+    def __init__(self, activations=True, layers=None):
         super().__init__()
-        self.activations = bool(activations)
+        if not isinstance(activations, bool):
+            raise TypeError(
+                "`activations` must be True or False; layers go into `layers`. "
+                f"Received: activations={activations!r}"
+            )
+        self.activations, self.layers = activations, layers
         self._installed = False
 
     def on_train_begin(self, logs=None):
@@ -75,22 +88,23 @@ class QuantizationAware(keras.callbacks.Callback):
         self._installed = False
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._install()
+        if selection.is_built(self.model):
+            self._install()
 
     def on_train_batch_end(self, batch, logs=None):
+        # TensorFlow may build a model in its first step; what is not built now never will be.
         self._install()
 
     def _install(self):
-        # TensorFlow may build a model in the first step only.
-        if not self._installed and selection.is_built(self.model):
-            fake_quantize(self.model, self.activations)
+        if not self._installed:
+            _patch_layers(self.model, self.activations, self.layers)
             self._installed = True
 
     def on_train_end(self, logs=None):
         remove_fake_quantization(self.model)
 
 
-def fake_quantize(model, activations=True):
+def fake_quantize(model, activations=True, layers=None):
     """Let a built model compute as an int8 file would, until `remove_fake_quantization`.
 
     For training loops of your own, and to `evaluate` a model as if it were in 8 bits.
@@ -106,26 +120,31 @@ def fake_quantize(model, activations=True):
     Args:
         model: a built `keras.Model`.
         activations: as of `QuantizationAware`.
+        layers: as of `QuantizationAware`.
 
     Raises:
-        ValueError: the model has no kernels, or is fake-quantized already.
+        ValueError: the model has no kernels, or is fake-quantized already, or `layers` matches
+            nothing.
     """
     selection.check_model(model)
+    _patch_layers(model, activations, layers)
+
+
+def _patch_layers(model, activations, layers):
     if is_fake_quantized(model):
         raise ValueError(f"The model {model.name!r} is fake-quantized already.")
-    kernels = {}
-    for weight in selection.weights(model):
-        if weight.is_kernel:
-            layer = _called(weight)
-            kernels.setdefault(id(layer), (layer, []))[1].append(weight)
+    found = selection.weights(model)
+    kernels = [weight for weight in found if weight.is_kernel]
     if not kernels:
         raise ValueError(f"The model {model.name!r} has no kernels to quantize.")
-    for layer, weights in kernels.values():
-        _patch(layer, "call", _Rounding(layer, weights, inputs=activations))
-    if activations:
-        for layer in model._flatten_layers():
-            if isinstance(layer, _RESCALING):
-                _patch(layer, "call", _Rounding(layer, inputs=True))
+    rescaling = _rescaling(model) if activations else []
+    by_layer = {}
+    for chosen in selection.choose([*kernels, *rescaling], layers):
+        layer = _called(chosen)
+        by_layer.setdefault(id(layer), (layer, []))[1].append(chosen)
+    for layer, weights in by_layer.values():
+        own = [weight for weight in weights if weight.variable is not None]
+        _patch(layer, "call", _Rounding(layer, own, inputs=activations))
     for name in _backend.steps_to_renew():
         _patch(model, name, lambda step, *args, **kwargs: step(*args, **kwargs))
     _backend.forget_compiled(model)
@@ -207,6 +226,23 @@ def _rounded_if_float(value):
     if hasattr(value, "dtype") and keras.backend.is_float_dtype(value.dtype):
         return round_activation(value)
     return value
+
+
+def _rescaling(model):
+    """Return a `Weight` without a variable for each layer that rescales its inputs."""
+    found, seen = [], set()
+
+    def visit(layer, parents):
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        if isinstance(layer, _RESCALING):
+            found.append(selection.Weight(None, layer, layer.name, parents=parents))
+        for child in layer._layers:
+            visit(child, (*parents, child))
+
+    visit(model, () if isinstance(model, keras.Model) else (model,))
+    return found
 
 
 def _called(weight):

@@ -1,7 +1,7 @@
 """Weight sharing: each weight of a model takes a few values only, which are trained together."""
 
-import dataclasses
 import numbers
+import warnings
 
 import keras
 import numpy as np
@@ -9,11 +9,19 @@ from keras import ops
 
 from kprune import _backend, selection
 from kprune.callbacks import check_finite
+from kprune.clustering.centroids import kmeans
+from kprune.clustering.optimizer import (
+    CODES,
+    ClusteringOptimizer,
+    Codebook,
+    install,
+    optimizers,
+    uninstall,
+)
 from kprune.optimizer import PruningOptimizer
 
 MOST_CLUSTERS = 255  # Zero is one more, and 8 bits hold 256 numbers.
-CODES = 127  # On either side of zero.
-_ITERATIONS = 1000
+SMALLEST_STORED = 256  # entries: in fewer, codes and their operator take more than they save
 _SAME_SHARE = 1e-3
 
 
@@ -21,16 +29,24 @@ class WeightSharing(keras.callbacks.Callback):
     """Shares weights during `model.fit`, the second stage of Deep Compression.
 
     At the start, the values other than zero of each kernel are sorted into clusters by k-means,
-    and each becomes the centroid of its cluster. From then on what is trained are the centroids:
-    after every optimizer step, inside the compiled step, the members of a cluster become their
-    mean. Zeros stay exactly zero without a mask. At the end of `fit` the centroids are rounded to
-    multiples of a scale of their kernel's, -127 to 127 times: with 8 bits for each weight,
+    and each becomes the centroid of its cluster. From then on the centroids are trained, by the
+    optimizer's own rule, with the sum of their members' gradients (with SGD, the mean: it diverges
+    with sums). The float weights are trained on behind them, inside the compiled step, and after
+    every step each entry takes the value of the centroid that is nearest to its float weight, so
+    that entries change clusters. Zeros stay exactly zero without a mask; in a kernel that has
+    zeros, others may join them, where zero is nearest. All values are multiples of a scale of
+    their kernel's, -127 to 127 times: with 8 bits for each weight,
     `kprune.export_tflite(..., quantize="codebook")` stores exactly the values that the model
-    computes with.
+    computes with. That file has codes of kernels with 256 entries or more; smaller ones are
+    clustered, too, and a warning names them.
 
     Prune first, and share in a `fit` of its own. Weights are shared after every step, so any
-    checkpoint is, and it is plain Keras. A `fit` that fails leaves the sharing in the model: the
-    next `fit` with this callback begins anew, and `kprune.strip_pruning` takes it off.
+    checkpoint is, whatever `EarlyStopping` restores too, and it is plain Keras. The float weights
+    are not saved: training that is resumed goes on from the clusters. After `fit` nothing holds
+    them: a later `fit` without this callback trains each weight by itself, and warns. A `fit` that
+    fails leaves the sharing in the model: the next `fit` with this callback begins again, and
+    `kprune.strip_pruning` takes it off. Every optimizer in the model's attributes is wrapped, for
+    a `train_step` with several.
 
     Han, Mao and Dally, "Deep Compression: compressing deep neural networks with pruning, trained
     quantization and Huffman coding" (2016).
@@ -68,26 +84,40 @@ class WeightSharing(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not earlier: `BackupAndRestore` and the like restore the model in `on_train_begin`.
-        if not self._installed:
-            _check_pruned(self.model)
-            for codebook in _codebooks(self.model, self.clusters, self.layers):
-                codebook.variable.assign(codebook.shared())
-                codebook.variable.constraint = _Shared(codebook)
-            _backend.recompile(self.model)
-            self._installed = True
+        if self._installed:
+            return
+        model = self.model
+        _check_pruned(model)
+        codebooks = _codebooks(model, self.clusters, self.layers)
+        _warn_of_small(codebooks)
+        self._clustered = {id(codebook.variable) for codebook in codebooks}
+        for codebook in codebooks:
+            codebook.variable.assign(codebook.on_grid())
+        with _backend.variable_scope(model):
+            install(model, codebooks)
+        _backend.recompile(model)
+        self._installed = True
 
     def on_epoch_end(self, epoch, logs=None):
         _check_pruned(self.model)  # `Pruning` may have come after this callback.
-        check_finite([w for w in selection.weights(self.model) if _constraint(w) is not None])
+        asked = [weight for weight, _ in chosen(self.model, self.clusters, self.layers)]
+        late = [weight.name for weight in asked if id(weight.variable) not in self._clustered]
+        if late:
+            raise ValueError(
+                f"{', '.join(late)} did not exist before the first step, and so could not be "
+                "clustered: call the model on a batch of data before `fit`."
+            )
+        check_finite(asked)
 
     def on_train_end(self, logs=None):
-        for weight in selection.weights(self.model):
-            constraint = _constraint(weight)
-            if constraint is not None:
-                # Averages of an optimizer with `use_ema`, which are not shared, may be in it.
-                value = constraint(_backend.read(weight.variable))
-                weight.variable.assign(on_grid(ops.convert_to_numpy(value)))
-        remove_sharing(self.model)
+        model = self.model
+        remove_sharing(model)
+        # Averages of an optimizer with `use_ema`, which are not clustered, may be in it.
+        share_weights(model, self.clusters, self.layers)
+        said = []
+        for weight, _ in chosen(model, self.clusters, self.layers):
+            variable = weight.variable
+            variable.constraint = _Unheld(variable.constraint, said)
 
 
 def share_weights(model, clusters=16, layers=None):
@@ -112,22 +142,24 @@ def share_weights(model, clusters=16, layers=None):
     """
     check_clusters(clusters, layers)
     for codebook in _codebooks(model, clusters, layers):
-        codebook.variable.assign(on_grid(codebook.shared()))
+        codebook.variable.assign(codebook.on_grid())
 
 
 def remove_sharing(model):
     """Let the weights of a model be trained one by one again; return whether they were not."""
-    found = [weight for weight in selection.weights(model) if _constraint(weight) is not None]
-    for weight in found:
-        weight.variable.constraint = weight.variable.constraint.previous
+    for weight in selection.weights(model):
+        constraint = getattr(weight.variable, "constraint", None)
+        if isinstance(constraint, _Unheld):
+            weight.variable.constraint = constraint.previous
+    found = uninstall(model)
     if found:
         _backend.recompile(model)
     return bool(found)
 
 
 def is_shared(model):
-    """Whether the weights of a model, or of a layer, are trained together now."""
-    return any(_constraint(weight) is not None for weight in selection.weights(model))
+    """Whether the weights of a model are trained together now."""
+    return any(isinstance(optimizer, ClusteringOptimizer) for optimizer in optimizers(model))
 
 
 def check_clusters(clusters, layers=None):
@@ -147,46 +179,6 @@ def check_clusters(clusters, layers=None):
             "Give a number of `clusters`, such as kprune.WeightSharing(16), or a dict `layers` "
             f"with one. Received: clusters={clusters!r}, layers={layers!r}"
         )
-
-
-def kmeans(values, clusters):
-    """Return the centroids of k-means, ascending; Lloyd's algorithm.
-
-    The initialization is linear, as in Deep Compression, but for the gap that magnitude pruning
-    leaves around zero: no centroid begins there, where it would have no members.
-
-    Args:
-        values: float array of rank 1, not empty.
-        clusters: int; where there are no more distinct values than that, they are the centroids.
-
-    Returns:
-        float64 array of at most `clusters` centroids, each of a cluster that has members.
-    """
-    ordered = np.sort(values).astype("float64")
-    distinct = ordered[np.flatnonzero(np.diff(ordered, prepend=-np.inf))]
-    if len(distinct) <= clusters:
-        return distinct
-    sums = np.concatenate([[0], np.cumsum(ordered)])
-    centroids, ends = _linear(ordered, clusters), None
-    for _ in range(_ITERATIONS):
-        last, ends = ends, np.searchsorted(ordered, (centroids[1:] + centroids[:-1]) / 2)
-        if last is not None and np.array_equal(last, ends):
-            break
-        edges = np.concatenate([[0], ends, [len(ordered)]])
-        counts = np.diff(edges)
-        # A cluster without members stays where it is.
-        centroids = np.where(counts, np.diff(sums[edges]) / np.maximum(counts, 1), centroids)
-    return centroids[counts > 0]
-
-
-def _linear(ordered, clusters):
-    """Spread centroids evenly over sorted values and not over the gap around zero."""
-    negatives = int(np.searchsorted(ordered, 0))
-    if negatives in (0, len(ordered)):
-        return np.linspace(ordered[0], ordered[-1], clusters)
-    last, first = ordered[negatives - 1], ordered[negatives]
-    spread = np.linspace(ordered[0], ordered[-1] - (first - last), clusters)
-    return np.where(spread > last, spread + (first - last), spread)
 
 
 def on_grid(values):
@@ -212,59 +204,28 @@ def grid(values):
     return scale, np.clip(np.rint(values / scale), -CODES, CODES).astype("int8")
 
 
-@dataclasses.dataclass
-class _Codebook:
-    """The clusters of a weight.
+class _Unheld:
+    """A constraint that holds nothing, and says so when the next training step is compiled."""
 
-    Attributes:
-        variable: the `keras.Variable`.
-        values: float32 array of the clusters' values; the first is that of zero.
-        indices: uint8 array of the variable's shape: the cluster of each entry.
-    """
-
-    variable: keras.Variable
-    values: np.ndarray
-    indices: np.ndarray
-
-    def shared(self):
-        """Return the variable's value with the clusters' values in it."""
-        return self.values[self.indices]
-
-
-class _Shared:
-    """A constraint, which Keras' optimizers apply after each update, inside the compiled step."""
-
-    def __init__(self, codebook):
-        self.previous = codebook.variable.constraint
-        counts = np.bincount(codebook.indices.ravel(), minlength=len(codebook.values))
-        firsts = np.zeros(len(counts), "int32")
-        found, positions = np.unique(codebook.indices, return_index=True)
-        firsts[found] = positions
-        # Tensors: TensorFlow would write arrays into the graph it compiles.
-        self._indices = ops.convert_to_tensor(codebook.indices.ravel())
-        self._firsts = ops.convert_to_tensor(firsts)
-        self._counts = ops.convert_to_tensor(np.maximum(counts, 1).astype("float32"))
-        self._is_used = ops.convert_to_tensor(np.arange(len(counts)) > 0)
+    def __init__(self, previous, said):
+        self.previous, self._said = previous, said
 
     def __call__(self, value):
-        if self.previous is not None:
-            value = self.previous(value)
-        value = _backend.read(value)
-        flat = ops.reshape(ops.cast(value, "float32"), (-1,))
-        indices = ops.cast(self._indices, "int32")
-        # Members differ by a step only: in the sum of their differences from one of them, no
-        # rounding errors add up, however many they are.
-        centroids = ops.take(flat, self._firsts)
-        differences = flat - ops.take(centroids, indices)
-        sums = ops.segment_sum(differences, indices, num_segments=len(self._counts))
-        centroids = ops.where(self._is_used, centroids + sums / self._counts, 0.0)
-        shared = ops.reshape(ops.take(centroids, indices), value.shape)
-        return ops.cast(shared, value.dtype)
+        if not self._said:
+            self._said.append(True)
+            warnings.warn(
+                "This training moves weights apart that WeightSharing had clustered: pass "
+                "kprune.WeightSharing to this `fit`, too, or call kprune.strip_pruning(model) "
+                "first if that is what you want.",
+                stacklevel=2,
+            )
+        return _backend.read(value if self.previous is None else self.previous(value))
 
 
 def _codebooks(model, clusters, layers):
     """Find the clusters of each weight that is to be shared."""
-    selection.check_model(model)
+    if not any(weight.is_kernel for weight in selection.weights(model)):
+        selection.check_model(model)
     asked = chosen(model, clusters, layers)
     check_finite([weight for weight, _ in asked])
     codebooks = []
@@ -275,7 +236,7 @@ def _codebooks(model, clusters, layers):
         nearest = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, value)
         indices = np.where(value != 0, nearest + 1, 0).astype("uint8")
         values = np.concatenate([[0], centroids]).astype("float32")
-        codebooks.append(_Codebook(weight.variable, values, indices))
+        codebooks.append(Codebook(weight.variable, values, indices, value))
     return codebooks
 
 
@@ -294,17 +255,28 @@ def chosen(model, clusters, layers=None):
     return [(weight, count) for weight, count in asked if count is not None]
 
 
-def _constraint(weight):
-    constraint = getattr(weight.variable, "constraint", None)
-    return constraint if isinstance(constraint, _Shared) else None
+def _warn_of_small(codebooks):
+    """Say of which kernels `export_tflite(..., quantize="codebook")` stores no codes, and why."""
+    small = [one.variable for one in codebooks if one.indices.size < SMALLEST_STORED]
+    if not small:
+        return
+    names = ", ".join(variable.path for variable in small[:5])
+    names += f" and {len(small) - 5} more" if len(small) > 5 else ""
+    if len(small) == len(codebooks):
+        what = "No kernel has that many, so there will be no such file. They are clustered: "
+    else:
+        what = "Clustered, but stored as floats: "
+    warnings.warn(
+        'export_tflite(..., quantize="codebook") stores codes of kernels with '
+        f"{SMALLEST_STORED} entries or more. {what}{names}.",
+        stacklevel=2,
+    )
 
 
 def _check_pruned(model):
     """Raise where a `PruningOptimizer` will make more zeros: the clusters would mix with them."""
-    optimizer = model.optimizer
-    if not isinstance(optimizer, PruningOptimizer):
-        return
-    for group in optimizer.groups:
+    found = [o for o in optimizers(model) if isinstance(o, PruningOptimizer)]
+    for group in [group for optimizer in found for group in optimizer.groups]:
         final = group.setting.final_sparsity
         if final is not None and selection.pruned_share([group]) < final - _SAME_SHARE:
             raise ValueError(

@@ -4,6 +4,7 @@ import keras
 
 from kprune import _backend, selection
 from kprune._replace import replace_layers
+from kprune.clustering.wrappers import clusters_in
 from kprune.optimizer import PruningOptimizer
 from kprune.quantization import is_fake_quantized, remove_fake_quantization
 from kprune.sharing import is_shared, remove_sharing
@@ -17,6 +18,9 @@ def find_pruning(model):
         found.append(f"the optimizer of {model.name!r} is a PruningOptimizer")
     for wrapper in wrappers_in(model):
         found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
+    for wrapper in clusters_in(model):
+        name = wrapper.layer.name
+        found.append(f"the layer {name!r} is wrapped in ClusterWeights (kprune.strip_clustering)")
     if is_fake_quantized(model):
         found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
     if is_shared(model):

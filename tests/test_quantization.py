@@ -77,6 +77,85 @@ def test_it_computes_with_rounded_kernels_and_inputs(activations):
     )
 
 
+def merging():
+    inputs = keras.Input((20,))
+    x = layers.Dense(16, name="left")(inputs)
+    y = layers.Dense(16, name="right")(inputs)
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.Add(name="sum")([x, y])))
+
+
+def patched(model):
+    return {layer.name for layer, name in quantization._patched(model) if name == "call"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (None, {"left", "right", "sum", "head"}),
+        ("le*", {"left"}),
+        (["head", "right"], {"head", "right"}),
+        (layers.Add, {"sum"}),
+        (layers.Dense, {"left", "right", "head"}),
+        (lambda layer: layer.name in ("sum", "left"), {"sum", "left"}),
+        ({"head": None, "sum": None}, {"left", "right"}),
+    ],
+    ids=str,
+)
+def test_layers_say_which_are_quantization_aware(chosen, names):
+    model = merging()
+    quantization.fake_quantize(model, layers=chosen)
+    assert patched(model) == names
+    assert quantization.remove_fake_quantization(model)
+    assert patched(model) == set()
+
+
+def test_layers_that_are_left_out_compute_in_float():
+    model, (x, _) = mlp(), data()
+    quantization.fake_quantize(model, layers={"first": None})
+    first, second, _, head = model.layers
+    expected = ops.relu(ops.matmul(ops.convert_to_tensor(x), first.kernel.value) + first.bias)
+    expected = ops.matmul(
+        quantization.round_activation(expected),
+        quantization.round_weight(second.kernel.value, (1,)),
+    )
+    expected = quantization.round_activation(ops.relu(expected + second.bias))
+    kernel = quantization.round_weight(head.kernel.value, (1,))
+    expected = numpy(ops.matmul(expected, kernel) + head.bias)
+    found = model.predict(x, batch_size=256, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_match_nothing():
+    model = compiled(mlp())
+    with pytest.raises(ValueError, match="'missing'"):
+        model.fit(*data(16), verbose=0, callbacks=[kprune.QuantizationAware(layers="missing")])
+    assert not quantization.is_fake_quantized(model)
+    with pytest.raises(TypeError, match="`layers`"):
+        kprune.QuantizationAware(["first"])
+
+
+class HalfBuilt(keras.Model):
+    """A model with a layer that is never built."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.unused = layers.Dense(2, name="head"), layers.Dense(3)
+
+    def call(self, inputs):
+        return self.head(inputs)
+
+
+def test_a_layer_that_is_never_built():
+    model, seen = compiled(HalfBuilt()), []
+    x, y = data(64)
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: seen.append(quantization.is_fake_quantized(model))
+    )
+    model.fit(x, y, epochs=2, verbose=0, callbacks=[kprune.QuantizationAware(), look])
+    assert seen == [True, True]
+    assert not quantization.is_fake_quantized(model)
+
+
 # JAX takes some seconds to compile each.
 KINDS = ["cnn", "masked_text", "nested", "subclassed"] if keras.backend.backend() == "jax" else ZOO
 

@@ -12,10 +12,9 @@ from kprune import selection
 from kprune.export import stored
 from kprune.export.errors import ExportError
 from kprune.export.unpack import packed, unpack
-from kprune.sharing import grid
+from kprune.sharing import SMALLEST_STORED, grid
 
 CODEBOOK = "codebook"
-_SMALLEST = 256  # entries: in fewer, an operator of their own takes more than it saves
 _CLOSE = 1e-6  # relative, of a kernel that a BatchNormalization was folded into
 
 
@@ -77,7 +76,7 @@ def _constant(schema, file, tensor):
     if tensor.type != schema.TensorType.FLOAT32 or data is None or tensor.sparsity is not None:
         return None
     shape = [] if tensor.shape is None else list(tensor.shape)
-    if len(shape) < 2 or math.prod(shape) < _SMALLEST:
+    if len(shape) < 2 or math.prod(shape) < SMALLEST_STORED:
         return None
     return np.frombuffer(bytes(data), "float32").reshape(shape)
 
