@@ -1,7 +1,7 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure."""
 
 from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
-from kprune.callbacks import Pruning
+from kprune.callbacks import HoldZeros, Pruning
 from kprune.clustering import (
     CentroidInitialization,
     cluster_scope,
@@ -42,6 +42,7 @@ from kprune.structured import (
     shrink,
 )
 from kprune.summaries import PruningSummaries
+from kprune.training.after import after_pruning
 from kprune.wrappers import PrunableLayer, PruneLowMagnitude
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "Global",
+    "HoldZeros",
     "L2Norm",
     "Magnitude",
     "Pattern",
@@ -82,6 +84,7 @@ __all__ = [
     "Unstructured",
     "UpdatePruningStep",
     "WeightSharing",
+    "after_pruning",
     "benchmark",
     "channel_groups",
     "check",

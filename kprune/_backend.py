@@ -131,6 +131,50 @@ def mean_over_replicas(gradients):
     return [None if g is None else next(reduced) for g in gradients]
 
 
+def mask_gradient(gradient, mask):
+    """A gradient, where the mask is True; of an embedding on TensorFlow, of the rows it is of."""
+    if gradient is None:
+        return None
+    if is_tensorflow():
+        import tensorflow as tf
+
+        if isinstance(gradient, tf.IndexedSlices):
+            rows = tf.gather(mask, gradient.indices)
+            values = tf.where(rows, gradient.values, tf.zeros((), gradient.values.dtype))
+            return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return apply_mask(gradient, mask)
+
+
+def readable(variables):
+    """A scope in which the values of variables can be read and set, while a step is traced, too.
+
+    None where they cannot: in a replica of a distribution strategy, or when TensorFlow has just
+    made them in the trace that is under way, so that they have no values yet.
+    """
+    if not is_tensorflow():
+        return contextlib.nullcontext() if is_concrete() else None
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        return contextlib.nullcontext()
+    if tf.distribute.has_strategy():
+        return None
+    with tf.init_scope():
+        known = tf.executing_eagerly() and all(bool(v.value.is_initialized()) for v in variables)
+    return tf.init_scope() if known else None
+
+
+def check_strategy(model):
+    """Raise `ValueError` for a distribution strategy of TensorFlow that `fit` cannot run."""
+    strategy = getattr(model, "_distribute_strategy", None)
+    if strategy is not None and "ParameterServer" in type(strategy).__name__:
+        raise ValueError(
+            "Keras 3 cannot train under a ParameterServerStrategy: its `fit` makes no use of the "
+            "workers. Use tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy. "
+            f"Received: a model made in the scope of {strategy!r}"
+        )
+
+
 def is_concrete():
     """Whether values can be read now: not while a function or a step is traced."""
     if not is_tensorflow():

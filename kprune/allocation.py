@@ -25,6 +25,10 @@ class Allocation(Configurable):
         """
         return [sparsity] * len(shapes)
 
+    def total(self, counts, shapes, sparsity):
+        """Return how many units of all the weights a float `sparsity` prunes, an int."""
+        return sum(_count(self, i, counts, shapes, sparsity, ()) for i in range(len(counts)))
+
     def unit_masks(self, units, counts, shapes, sparsity, exact):
         """Return the masks of the units of each weight.
 
@@ -64,10 +68,14 @@ class Global(Allocation):
     >>> kprune.Pruning(0.9, allocation=kprune.Global())
     """
 
+    def total(self, counts, shapes, sparsity):
+        n, most = (sum(column) for column in zip(*counts))
+        return _units_to_prune(n, most, sparsity, ())
+
     def unit_masks(self, units, counts, shapes, sparsity, exact):
-        total = sum(n for n, _ in counts)
-        most = sum(most for _, most in counts)
-        return lowest_pruned(units, _units_to_prune(total, most, sparsity, exact))
+        n, most = (sum(column) for column in zip(*counts))
+        units = [_never_empty(scores) for scores in units]
+        return lowest_pruned(units, _units_to_prune(n, most, sparsity, exact))
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -131,6 +139,14 @@ def _exact_where_known(sparsity, share, n, most, exact):
         known = ops.convert_to_tensor(min(round(value_share * n), most), "int32")
         count = ops.where(sparsity == ops.cast(value, "float32"), known, count)
     return ops.minimum(count, most)
+
+
+def _never_empty(scores):
+    """Scores of which the highest, the first of them, can't be among the lowest of a group."""
+    flat = ops.reshape(scores, (-1,))
+    first = ops.arange(flat.shape[0]) == ops.cast(ops.argmax(flat), "int32")
+    infinity = ops.full((), float("inf"), dtype=flat.dtype)
+    return ops.reshape(ops.where(first, infinity, flat), scores.shape)
 
 
 def _maximum(a, b):

@@ -1,37 +1,146 @@
 """The one line in `model.fit`."""
 
 import dataclasses
-import numbers
 import warnings
 
 import keras
 from keras import ops
 
 from kprune import _backend, selection
+from kprune._keras.fit import run_last
 from kprune.allocation import Uniform
 from kprune.criteria import Magnitude
 from kprune.optimizer import PruningOptimizer
 from kprune.patterns import Unstructured
-from kprune.schedules import PolynomialDecay, check_sparsity
+from kprune.schedules import check_sparsity
+from kprune.training import zeros
+from kprune.training.finish import finish
+from kprune.training.optimizers import optimizers_in, replace_optimizers
+from kprune.training.run import Run, check_window, derived_schedule, warn_if_cut_short
 from kprune.wrappers import wrappers_in
 
-_UPDATES = 50
-_LARGEST_FREQUENCY = 100
+# By less a schedule may begin below the share that is zero already.
 _SAME_SPARSITY = 1e-3
 
 
-class Pruning(keras.callbacks.Callback):
+class _Installing(keras.callbacks.Callback):
+    """Wraps the optimizers of a model at the first epoch of `fit`, and looks back at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self._installed_in = None
+        self._waits = False
+        self._runs = {}
+
+    def on_train_begin(self, logs=None):
+        self._installed_in = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not earlier: `BackupAndRestore` and the like restore the model, its optimizer
+        # and the epoch in `on_train_begin`.
+        if self._installed_in is not self.model:
+            self._install(epoch)
+            self._installed_in = self.model
+            self._waits = run_last(self.model, self._finish)
+        else:
+            self._follow(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        groups = zeros.pruned_groups(self.model)
+        if not groups:
+            return
+        if not self.model.stop_training:  # TerminateOnNaN, or the like, has seen it.
+            check_finite([weight for group in groups for weight in group.weights])
+        if logs is not None:
+            logs["sparsity"] = selection.pruned_share(groups)
+            logs["model_sparsity"] = selection.sparsity(selection.weights(self.model))
+
+    def on_train_end(self, logs=None):
+        if not self._waits:
+            self._finish()
+
+    def _finish(self):
+        self._runs = {}
+        finish(self.model, (self.params or {}).get("verbose", 1))
+
+    def _install(self, epoch):
+        model = self.model
+        _backend.check_strategy(model)
+        before = optimizers_in(model)
+        wrapped = {}
+
+        def restore():
+            back = {id(new): old for new, old in wrapped.values()}
+            replace_optimizers(model, lambda optimizer: back.get(id(optimizer), optimizer))
+
+        with _backend.variable_scope(model):
+            for optimizer in before:
+                wrapped[id(optimizer)] = (self._wrap(optimizer, epoch, restore), optimizer)
+            replace_optimizers(model, lambda one: wrapped.get(id(one), (one,))[0])
+            for optimizer, _ in wrapped.values():
+                base = optimizer.base_optimizer
+                if base.built:
+                    optimizer.build(base._trainable_variables)
+                elif len(wrapped) == 1 and selection.is_built(model):
+                    optimizer.build(model.trainable_variables)
+                # Else it is built in its first step, with what it trains.
+        _backend.recompile(model)
+
+    def _wrap(self, optimizer, epoch, restore):
+        previous = optimizer if isinstance(optimizer, PruningOptimizer) else None
+        base = optimizer if previous is None else previous.base_optimizer
+        run = Run(base, epoch, self.params.get("epochs"), self.params.get("steps"))
+        fit = getattr(self.model, "history", None)
+        before = () if previous is None else previous.groups
+        same_fit = previous is not None and previous.fit is fit
+
+        def find_groups(variables):
+            try:
+                return self._groups(variables, run, before, same_fit)
+            except Exception:
+                restore()
+                raise
+
+        new = PruningOptimizer._for_groups(base, find_groups)
+        new.fit = fit
+        self._runs[id(new)] = run
+        return new
+
+    def _groups(self, variables, run, before, same_fit):
+        """Return the `selection.Group`s that an optimizer prunes; their schedules resolved.
+
+        Args:
+            variables: list of those that it trains.
+            run: its `Run`.
+            before: the `selection.Group`s that it has pruned so far.
+            same_fit: whether another callback of this `fit` asked for these.
+        """
+        raise NotImplementedError
+
+    def _follow(self, epoch):
+        """Look at the steps that the last epoch made."""
+
+
+class Pruning(_Installing):
     """Prunes a model during `model.fit`.
 
     Wraps the optimizer of the compiled model in a `PruningOptimizer` before the first
-    step. With a sparsity, the schedule comes from the `fit` call itself: sparsity
-    rises along a cubic from 10% to 70% of all optimizer steps, in some fifty updates;
-    the rest of the run trains what is left. A model with zeros in it starts from the
-    sparsity it has, so that training can be resumed and repeated.
+    step; where a `train_step` of your own uses several optimizers, each of those that the
+    model holds, pruning what it trains. With a sparsity, the schedule comes from the `fit`
+    call itself: sparsity rises along a cubic from 10% to 70% of all optimizer steps, in
+    some fifty updates; the rest of the run trains what is left. A model with zeros in it
+    starts from the sparsity it has, so that training can be resumed and repeated.
 
     `logs["sparsity"]` is the share of zeros among all pruned weights at the end of each
-    epoch. After `fit` the wrapper stays, and keeps the zeros in further training; take
-    it off with `kprune.strip_pruning(model)`.
+    epoch, `logs["model_sparsity"]` that among all weights of the model. When `fit` ends, a
+    line says what was reached, and a warning what was not. After `fit` the wrapper stays,
+    and keeps the zeros in further training, also those of layers that a second `Pruning`
+    doesn't name; take it off with `kprune.strip_pruning(model)`. A new `compile` takes it
+    off as well: train on with `kprune.HoldZeros()`.
+
+    Callbacks that pick an epoch by a metric (`EarlyStopping`, `ModelCheckpoint` of the
+    best only) pick an early one, which is hardly sparse: put them into
+    `kprune.after_pruning`.
 
     Zhu and Gupta, "To prune, or not to prune" (2017).
 
@@ -47,13 +156,15 @@ class Pruning(keras.callbacks.Callback):
     ```
 
     Args:
-        sparsity: float in [0, 1), the share of zeros at the end in every pruned weight.
+        sparsity: float in [0, 1), the share of zeros at the end in every pruned weight. At
+            least one weight (with `Block`, one block) of every kernel stays.
         schedule: a `PruningSchedule` instead of `sparsity`. Its steps are those of
             `optimizer.iterations`.
         criterion: what scores the weights; `Magnitude()` by default.
         pattern: which shapes of zeros: `Unstructured()` (the default), `Block`, `NM`; or
             `Channels`, for whole channels that `kprune.shrink` then removes.
-        allocation: how the weights share the sparsity; `Uniform()` by default.
+        allocation: how the weights share the sparsity; `Uniform()` by default. Optimizers of
+            a `train_step` of your own each share out what they train.
         layers: which layers; all by default. A layer's name (`*` and `?` are wildcards),
             a layer class, a layer, a predicate `layer -> bool`, a list of those, or a dict
             from those to: None (leave dense), a sparsity, a schedule, a pattern, or a
@@ -68,7 +179,8 @@ class Pruning(keras.callbacks.Callback):
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: nothing to
             prune, `layers` that matches nothing, weights that are NaN or infinite, a
-            run of unknown length without a `schedule`; the model is left as it was.
+            run of unknown length without a `schedule`, a distribution strategy that
+            Keras' `fit` cannot run; the model is left as it was.
         TypeError: an argument of the wrong kind.
     """
 
@@ -101,43 +213,9 @@ class Pruning(keras.callbacks.Callback):
         ).check()
         self.layers = layers
         self.begin, self.end, self.frequency = begin, end, frequency
-        _check_window(begin, end, frequency)
-        self._installed_in = None
+        check_window(begin, end, frequency)
 
-    def on_train_begin(self, logs=None):
-        self._installed_in = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # Not earlier: `BackupAndRestore` and the like restore the model, its optimizer
-        # and the epoch in `on_train_begin`.
-        if self._installed_in is not self.model:
-            self._install(epoch)
-            self._installed_in = self.model
-
-    def _install(self, epoch):
-        model, compiled = self.model, self.model.optimizer
-        optimizer = compiled
-        if isinstance(optimizer, PruningOptimizer):
-            optimizer = optimizer.base_optimizer
-        run = _Run(optimizer, epoch, self.params.get("epochs"), self.params.get("steps"))
-
-        def find_groups():
-            try:
-                return self._groups(run)
-            except Exception:
-                model.optimizer = compiled
-                raise
-
-        with _backend.variable_scope(model):
-            wrapped = PruningOptimizer._for_groups(optimizer, find_groups)
-            if selection.is_built(model):
-                wrapped.build(model.trainable_variables)
-            # Else TensorFlow builds the model, then its optimizer, in the first step.
-        model.optimizer = wrapped
-        _backend.recompile(model)
-
-    def _groups(self, run):
-        """What is pruned, and how; the schedules resolved."""
+    def _groups(self, variables, run, before, same_fit):
         selection.check_model(self.model)
         wrapped = [wrapper.layer.name for wrapper in wrappers_in(self.model)]
         if wrapped:
@@ -148,14 +226,20 @@ class Pruning(keras.callbacks.Callback):
             )
         found = selection.weights(self.model)
         groups = selection.group(found, self.default, self.layers, self.model)
+        groups = [own for group in groups if (own := group.only(variables)) is not None]
         if _backend.is_concrete():
             check_finite([weight for group in groups for weight in group.weights])
-        resolved = []
-        for group in groups:
-            schedule = group.setting.schedule or self._schedule(group, run)
-            setting = dataclasses.replace(group.setting, schedule=schedule)
-            resolved.append(dataclasses.replace(group, setting=setting))
-        _warn_if_cut_short(resolved, run)
+        resolved = [self._resolved(group, run) for group in groups]
+        schedules = {id(g.setting.schedule): g.setting.schedule for g in resolved}
+        warn_if_cut_short(schedules.values(), run)
+        return resolved + zeros.carried(before, resolved, same_fit)
+
+    def _resolved(self, group, run):
+        schedule = group.setting.schedule or self._schedule(group, run)
+        resolved = dataclasses.replace(
+            group, setting=dataclasses.replace(group.setting, schedule=schedule)
+        )
+        _warn_if_zeros_go(resolved, run)
         return resolved
 
     def _schedule(self, group, run):
@@ -167,63 +251,55 @@ class Pruning(keras.callbacks.Callback):
                 f"sparsity={final:g}. Pass `steps_per_epoch` to `fit`, or "
                 "`schedule=kprune.PolynomialDecay(...)` with steps of your own to Pruning."
             )
-        begin, end = (_to_step(value, run.total) for value in (self.begin, self.end))
-        begin = min(begin, run.total - 1)
-        end = min(max(end, begin), run.total)
-        frequency = self.frequency or round((end - begin) / _UPDATES)
-        steps = {
-            "begin_step": run.first + begin,
-            "end_step": run.first + end,
-            "frequency": min(max(frequency, 1), self.frequency or _LARGEST_FREQUENCY),
-        }
-        schedule = PolynomialDecay(0.0, final, **steps)
-        current = selection.pruned_share([group]) if _backend.is_concrete() else 0.0
-        update = schedule.last_update(run.now)
-        expected = 0.0 if update is None else schedule(update)[1]
-        if abs(current - expected) < _SAME_SPARSITY:
-            return schedule
-        # Neither a dense model nor this schedule resumed: go on from what there is.
-        return PolynomialDecay(min(current, final), final, **steps)
+        current = zeros.held_share(group)
+        return derived_schedule(final, current, run, self.begin, self.end, self.frequency)
 
-    def on_epoch_end(self, epoch, logs=None):
-        optimizer = self.model.optimizer
-        if not isinstance(optimizer, PruningOptimizer):
-            return
-        weights = [weight for group in optimizer.groups for weight in group.weights]
-        check_finite(weights)
-        if logs is not None:
-            logs["sparsity"] = selection.pruned_share(optimizer.groups)
+    def _follow(self, epoch):
+        changed = False
+        for optimizer in optimizers_in(self.model):
+            run = self._runs.get(id(optimizer))
+            if run is None or not optimizer.built or not run.follow(epoch):
+                continue
+            changed = True
+            optimizer.reschedule(
+                lambda group, run=run: (
+                    group.setting.schedule
+                    if group.setting.sparsity is None
+                    else self._schedule(group, run)
+                )
+            )
+        if changed:
+            _backend.recompile(self.model)
 
 
-class _Run:
-    """The optimizer steps of a `fit` call.
+class HoldZeros(_Installing):
+    """Keeps what is zero in a model zero, in any training.
 
-    Attributes:
-        now: the step that was reached.
-        first: the step at which the whole run begins; before `iterations` when the
-            run is resumed in a later epoch.
-        total: how many steps the whole run has; None if unknown.
-        last: the step at which it ends; None if unknown.
+    For training after pruning with another optimizer, learning rate or loss, after
+    `kprune.prune_channels` or `kprune.shrink`, or of a pruned model that was loaded: a new
+    `compile` knows nothing of masks, and zeros grow back. What is zero at the start of `fit`
+    stays zero; a weight that is zero as a whole, as some are initialized, is free. Together
+    with `kprune.Pruning` it holds what that doesn't prune.
+
+    Example:
+
+    ```python
+    model = keras.models.load_model("pruned.keras")
+    model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=2, callbacks=[kprune.HoldZeros()])
+    ```
     """
 
-    def __init__(self, optimizer, epoch, epochs, batches):
-        now = _backend.to_int(optimizer.iterations)
-        self.now, self.first, self.total, self.last = now, now, None, None
-        if batches is None or epochs is None:
-            return
-        accumulated = _accumulation(optimizer)
-        made = _backend.to_int(_innermost(optimizer)._iterations)
-        self.last = (made + (epochs - epoch) * batches) // accumulated
-        earlier = epoch * batches // accumulated
-        if now >= earlier:
-            self.first = now - earlier
-        self.total = self.last - self.first
-        if self.total < 1:
-            raise ValueError(
-                "This `fit` call makes no optimizer step, so there is nothing to prune in. "
-                f"Received: epochs={epochs}, {batches} batches an epoch, "
-                f"gradient_accumulation_steps={accumulated}"
+    def _groups(self, variables, run, before, same_fit):
+        selection.check_model(self.model)
+        kept = zeros.carried(before, (), same_fit)
+        groups = kept + zeros.zero_groups(self.model, variables, besides=kept)
+        if not groups:
+            warnings.warn(
+                f"HoldZeros: no weight of {self.model.name!r} that is trained has zeros to hold.",
+                stacklevel=2,
             )
+        return groups
 
 
 def check_finite(weights):
@@ -237,53 +313,18 @@ def check_finite(weights):
             )
 
 
-def _warn_if_cut_short(groups, run):
-    if run.last is None:
-        return
-    for schedule in {id(g.setting.schedule): g.setting.schedule for g in groups}.values():
-        if schedule.final_sparsity is None or run.last >= max(
-            schedule.end_step, schedule.begin_step
-        ):
-            continue
-        update = schedule.last_update(run.last)
-        reached = 0.0 if update is None else float(schedule(update)[1])
-        warnings.warn(
-            f"This `fit` ends at step {run.last}, before the schedule does (begin_step="
-            f"{schedule.begin_step}, end_step={schedule.end_step}): it will reach sparsity "
-            f"{reached:.4g}, not {schedule.final_sparsity:g}.",
-            stacklevel=2,
-        )
-
-
-def _innermost(optimizer):
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
-
-
-def _accumulation(optimizer):
-    return _innermost(optimizer).gradient_accumulation_steps or 1
-
-
-def _to_step(value, total):
-    return int(value) if isinstance(value, numbers.Integral) else round(value * total)
-
-
-def _check_window(begin, end, frequency):
-    for name, value in (("begin", begin), ("end", end)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or value < 0:
-            good = False
-        else:
-            good = isinstance(value, numbers.Integral) or value <= 1
-        if not good:
-            raise ValueError(
-                f"`{name}` must be a float in [0, 1], a fraction of the run, or an int >= 0, "
-                f"a step. Received: {name}={value!r}"
+def _warn_if_zeros_go(group, run):
+    """Warn of a schedule that is to begin, or ends, below what is zero already."""
+    schedule = group.setting.schedule
+    update = schedule.last_update(run.now) if run.now else None
+    if update is None and _backend.is_concrete():
+        first, current = schedule(schedule.begin_step)[1], zeros.held_share(group)
+        if first < current - _SAME_SPARSITY:
+            names = [weight.name for weight in group.weights]
+            warnings.warn(
+                f"In {names} a share of {current:.4g} is zero, and the schedule begins at "
+                f"{first:.4g}: zeros will grow back. To keep them, ask for a sparsity, or an "
+                f"`initial_sparsity`, of at least {current:.4g}, or leave these layers out, whose "
+                "zeros then stay.",
+                stacklevel=2,
             )
-    same_kind = isinstance(begin, numbers.Integral) == isinstance(end, numbers.Integral)
-    if same_kind and begin > end:
-        raise ValueError(
-            f"`begin` must not come after `end`. Received: begin={begin!r}, end={end!r}"
-        )
-    if frequency is not None and (not isinstance(frequency, numbers.Integral) or frequency < 1):
-        raise ValueError(f"`frequency` must be an int >= 1. Received: frequency={frequency!r}")

@@ -36,6 +36,14 @@ def plain_errors():
         raise typer.Exit(1) from None
 
 
+def check_json(path):
+    """Raise before the work what would keep its result from being written; None is no path."""
+    from kprune.export.files import destination
+
+    if path:
+        destination(path, ".json")
+
+
 def show(report, json=None):
     """Print a report; write it as JSON, too, where a path is given."""
     from kprune.report.files import write_json
@@ -66,13 +74,10 @@ def benchmark(
     """Measure latency and size of model files side by side, each in its real runtime."""
     with plain_errors():
         import kprune.measure
-        from kprune.export.files import destination
         from kprune.measure.compare import Comparison, read_report
         from kprune.report import plots
 
-        # Before the long work, not after it.
-        if json:
-            destination(json, ".json")
+        check_json(json)
         if plot:
             plots.check(plot)
         other = compare and read_report(compare)
@@ -93,6 +98,7 @@ def sparsity(file: KerasFile, json: Json = None):
     with plain_errors():
         import kprune.measure
 
+        check_json(json)
         show(kprune.measure.sparsity(file), json)
 
 
@@ -102,6 +108,7 @@ def flops(file: KerasFile, batch_size: BatchSize = 1, free_dim: FreeDim = None, 
     with plain_errors():
         import kprune.measure
 
+        check_json(json)
         show(kprune.measure.flops(file, batch_size, free_dim), json)
 
 
@@ -117,10 +124,8 @@ def check(
     """Say layer by layer what a target can make of a model's zeros; exit 2 if it is not fit."""
     with plain_errors():
         import kprune.export
-        from kprune.export.files import destination
 
-        if json:
-            destination(json, ".json")
+        check_json(json)
         report = kprune.export.check(file, target)
         show(report, json)
     if not report.ok:

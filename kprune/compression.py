@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import tempfile
 from pathlib import Path
 
 from kprune import selection
@@ -264,10 +263,8 @@ def _write(model, path, options):
     """Export to `path`; return the `ExportReport`."""
     if path.suffix != _GZIP:
         return export_tflite(model, path, **options)
-    with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
-        plain = Path(folder) / path.stem
+    with files.replacing(path) as temporary, files.scratch() as folder:
+        plain = folder / f"model{path.suffixes[-2]}"
         report = export_tflite(model, plain, **options)
-        blob = gzip.compress(plain.read_bytes(), 9, mtime=0)
-    with files.replacing(path) as temporary:
-        files.write(temporary, blob, path)
+        files.write(temporary, gzip.compress(plain.read_bytes(), 9, mtime=0), path)
     return dataclasses.replace(report, path=str(path))

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kprune.allocation import Global
 from kprune.callbacks import Pruning
-from kprune.export import ExportError, export_onnx, export_tflite
+from kprune.export import ExportError, export_onnx, export_tflite, files
 from kprune.export.checks import require_packages
 from kprune.export.onnx import OnnxRuntime
 from kprune.export.quiet import quiet
@@ -150,6 +150,9 @@ def demo(out="kprune-demo", sparsity=0.9, epochs=None, seed=0, data=None):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     plots.check(out / "demo.png")
+    for suffix in (".json", *_FORMATS):  # before the long work, not after it
+        for stem in ("demo",) if suffix == ".json" else ("dense", "pruned"):
+            files.destination(out / f"{stem}{suffix}", suffix)
     with _stages() as stage:
         with stage("Starting Keras"), quiet():  # the first operation makes libraries talk
             keras.utils.set_random_seed(seed)
@@ -299,12 +302,8 @@ def _without_optimizer(model):
 def _write(model, path, sparse, notes):
     """Write one file; returns a function from images to classes that runs it in its runtime."""
     if path.suffix == ".keras":
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
-        try:
+        with files.replacing(path, ".keras") as temporary:
             model.save(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         loaded = keras.models.load_model(path, compile=False)
         return lambda x: loaded.predict(x, batch_size=256, verbose=0).argmax(-1)
     if path.suffix == ".onnx":

@@ -1,14 +1,19 @@
 """The optimizer that carries the masks: they live and act inside the compiled step."""
 
+import dataclasses
+
 import keras
 from keras import ops
 from keras.src.utils import tracking
 
 from kprune import _backend, selection
+from kprune._keras import legacy_h5
 from kprune.allocation import Uniform
 from kprune.criteria import Magnitude
 from kprune.patterns import Unstructured
 from kprune.schedules import ConstantSparsity, check_schedule
+from kprune.training.at_risk import held, unwatch
+from kprune.training.requests import remember
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -16,10 +21,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     """Wraps an optimizer so that its weights become, and stay, sparse.
 
     After every update of the wrapped optimizer, masked weights are set to zero; at
-    the steps that the schedule names, the masks are computed anew. All of it happens
+    the steps that the schedule names, the masks are computed again. All of it happens
     inside the compiled training step, where the weights are. The wrapped optimizer
     keeps its learning rate, state, loss scaling, moving averages and gradient
-    accumulation; a step is one update of the weights (`optimizer.iterations`).
+    accumulation; a step is one update of the weights (`optimizer.iterations`). The
+    gradients of masked weights are zero before it sees them, so that they count neither
+    in `global_clipnorm` nor in its moments. What is zero before the schedule begins
+    stays zero until then.
 
     `kprune.Pruning` installs this in `model.fit`. Use it directly in a training loop
     of your own, through `apply` or `stateless_apply`. The mechanism is that of
@@ -96,21 +104,24 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if model is not None:
             selection.check_model(model)
             groups = selection.group(selection.weights(model), default, layers, model)
-            self._find_groups = lambda: groups
+            self._find_groups = lambda variables: _check_trained(groups, variables)
         self._groups = []
         self._masks = []
+        self.fit = None  # The history of the `fit` that it was made in.
 
     @classmethod
     def _for_groups(cls, optimizer, find_groups):
-        """Wrap `optimizer` with the `selection.Group`s that a function finds at `build`."""
+        """Wrap `optimizer` with the `selection.Group`s that a function finds at `build`.
+
+        The function takes the list of the variables that the optimizer trains.
+        """
         wrapped = cls(optimizer, ConstantSparsity(0.0, 0))
         wrapped.schedule = None  # Each group has its own.
         wrapped._find_groups = find_groups
         return wrapped
 
-    def _groups_by_name(self):
-        found = selection.variable_weights(self._trainable_variables)
-        return selection.group(found, self._default)
+    def _groups_by_name(self, variables):
+        return selection.group(selection.variable_weights(variables), self._default)
 
     @tracking.no_automatic_dependency_tracking
     def build(self, variables):
@@ -122,25 +133,43 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._trainable_variables = list(variables)
         for i, variable in enumerate(self._trainable_variables):
             self._trainable_variables_indices[self._var_key(variable)] = i
-        self._groups = self._find_groups()
+        self._groups = self._find_groups(self._trainable_variables)
+        self._find_groups = None  # It may hold the model, and the optimizer that was before.
         if len(self._groups) == 1:
             setting = self._groups[0].setting
             self.schedule, self.criterion = setting.schedule, setting.criterion
             self.pattern, self.allocation = setting.pattern, setting.allocation
-        known = self._trainable_variables_indices
-        for group in self._groups:
-            for weight in group.weights:
-                if self._var_key(weight.variable) not in known:
-                    raise ValueError(
-                        f"{weight.name} is to be pruned, but is not among the variables that "
-                        "this optimizer trains. Leave it out with `layers`."
-                    )
         self._masks = [
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
         self.built = True
-        if _backend.is_concrete():
-            self.restore_masks()
+        scope = _backend.readable(self._trainable_variables)
+        if scope is not None:
+            with scope:
+                self.restore_masks()
+        for group in self._groups:
+            remember(group)
+            for weight in group.weights:
+                unwatch(weight.variable)
+
+    def reschedule(self, schedule_of):
+        """Let every group go on by the schedule that a function returns for it, masks as they are.
+
+        Args:
+            schedule_of: function from a `selection.Group` to a `PruningSchedule`. The training
+                step must be compiled again afterwards.
+        """
+        groups = [
+            dataclasses.replace(
+                group, setting=dataclasses.replace(group.setting, schedule=schedule_of(group))
+            )
+            if group.setting.asks
+            else group
+            for group in self._groups
+        ]
+        self._groups = groups
+        for group in groups:
+            remember(group)
 
     def _add_mask(self, variable):
         return self.add_variable(
@@ -157,18 +186,18 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         Weights in mid-training are exactly zero where they are masked, so that the
         masks need not be saved. Where the zeros are not what the schedule asks for by
         now (a dense model, a schedule that has begun), weights are pruned to it, by
-        magnitude, since no gradient is at hand.
+        magnitude, since no gradient is at hand. Before a schedule begins, what is zero
+        stays zero.
         """
         step = _backend.to_int(self.iterations)
-        if step == 0:
-            return  # The first step makes an update that falls on step 0.
         for group, masks in zip(self._groups, self._masks):
-            setting = group.setting
-            update = setting.schedule.last_update(step)
+            schedule = group.setting.schedule
+            # The first step makes an update that falls on step 0.
+            update = schedule.last_update(step) if step and group.setting.asks else None
             if update is None:
-                continue
-            sparsity = float(setting.schedule(update)[1])
-            kept = group.restored(sparsity)
+                kept = group.held()
+            else:
+                kept = group.restored(float(schedule(update)[1]))
             _backend.assign_masked([w.variable for w in group.weights], kept, masks)
 
     def apply(self, grads, trainable_variables=None):
@@ -185,12 +214,20 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 with keras.name_scope(self.name):
                     self.build(trainable_variables)
+        variables = trainable_variables or self._trainable_variables
         # A sum is a new tensor; the counter itself may be updated in place.
         before = _backend.read(self.iterations) + 0
         if any(group.setting.criterion.needs_gradient for group in self._groups):
             grads = _backend.mean_over_replicas(grads)
-        self.base_optimizer.apply(grads, trainable_variables)
-        self._prune(before, grads, trainable_variables or self._trainable_variables)
+        try:
+            with held():
+                self.base_optimizer.apply(self._masked(grads, variables), trainable_variables)
+            self._prune(before, grads, variables)
+        except BaseException:
+            # An interrupt in the middle of an eager update must not leave the weights half pruned.
+            if self.built and _backend.is_concrete():
+                self.mask_weights()
+            raise
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         """As `apply`, for tensors: `(trainable_variables, optimizer_variables)` of after it."""
@@ -202,11 +239,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         base, masks = self.base_optimizer.variables, self._mask_variables()
         base_values = optimizer_variables[: len(base)]
         mask_values = optimizer_variables[len(base) :]
-        with keras.StatelessScope(state_mapping=list(zip(base, base_values))):
+        with keras.StatelessScope(state_mapping=list(zip([*base, *masks], optimizer_variables))):
             before = _backend.read(self.iterations)
-        trainable_variables, base_values = self.base_optimizer.stateless_apply(
-            base_values, grads, trainable_variables
-        )
+            masked = self._masked(grads, self._trainable_variables)
+        with held():
+            trainable_variables, base_values = self.base_optimizer.stateless_apply(
+                base_values, masked, trainable_variables
+            )
         known = [*self._trainable_variables, *base, *masks]
         values = [*trainable_variables, *base_values, *mask_values]
         with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
@@ -219,12 +258,17 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _prune(self, before, grads, trainable_variables):
         step = _backend.read(self.iterations)
         for group, masks in zip(self._groups, self._masks):
+            variables = [weight.variable for weight in group.weights]
+            if not group.setting.asks:
+                kept = [_backend.read(mask) for mask in masks]
+                _backend.assign_masked(variables, kept)
+                self._mask_averages(variables, kept)
+                continue
             update, sparsity = group.setting.schedule(step)
             # An update at step 0 is made at the first step there is.
             at_start = ops.logical_and(before == 0, group.setting.schedule(before)[0])
             # Nothing has changed while gradients accumulate, or after an overflow.
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
-            variables = [weight.variable for weight in group.weights]
             values = [_backend.read(v) for v in variables]
             gradients = self._gradients(group, grads, trainable_variables)
             kept = _backend.cond(
@@ -234,6 +278,19 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             )
             _backend.assign_masked(variables, kept, masks)
             self._mask_averages(variables, kept)
+
+    def _masked(self, grads, trainable_variables):
+        """The gradients without those of masked weights."""
+        masks = {
+            self._var_key(weight.variable): mask
+            for group, own in zip(self._groups, self._masks)
+            for weight, mask in zip(group.weights, own)
+        }
+        found = [masks.get(self._var_key(variable)) for variable in trainable_variables]
+        return [
+            gradient if mask is None else _backend.mask_gradient(gradient, _backend.read(mask))
+            for gradient, mask in zip(grads, found)
+        ]
 
     def _gradients(self, group, grads, trainable_variables):
         if not group.setting.criterion.needs_gradient:
@@ -268,6 +325,10 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self.base_optimizer.finalize_variable_values(var_list)
         if not any(optimizer.use_ema for optimizer in self._chain()):
             return  # Nothing has changed, and after an error on JAX there are no values to read.
+        self.mask_weights()
+
+    def mask_weights(self):
+        """Write the zeros of the masks into the weights."""
         for group, masks in zip(self._groups, self._masks):
             variables = [weight.variable for weight in group.weights]
             _backend.assign_masked(variables, [_backend.read(m) for m in masks])
@@ -352,3 +413,19 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for key, value in config.items()
         }
         return cls(**config)
+
+
+def _check_trained(groups, variables):
+    """Return `groups` if all their weights are among `variables`, else raise."""
+    known = {id(variable) for variable in variables}
+    for group in groups:
+        for weight in group.weights:
+            if id(weight.variable) not in known:
+                raise ValueError(
+                    f"{weight.name} is to be pruned, but is not among the variables that "
+                    "this optimizer trains. Leave it out with `layers`."
+                )
+    return groups
+
+
+legacy_h5.save_instead(PruningOptimizer, lambda optimizer: optimizer.base_optimizer)

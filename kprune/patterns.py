@@ -31,7 +31,11 @@ class Pattern(Configurable):
         raise NotImplementedError
 
     def count(self, shape, axes=INPUT_OUTPUT):
-        """Return `(n, most)`: a sparsity s prunes round(s * n) units, `most` at the most."""
+        """Return `(n, most)`: a sparsity s prunes round(s * n) units, `most` at the most.
+
+        One unit always stays: a kernel without any weight would cut what it feeds off from
+        the inputs.
+        """
         raise NotImplementedError
 
     def check(self, shape, axes, name):
@@ -70,7 +74,7 @@ class Unstructured(Pattern):
 
     def count(self, shape, axes=INPUT_OUTPUT):
         n = math.prod(shape)
-        return n, n
+        return n, n - 1
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -136,7 +140,7 @@ class Block(Pattern):
     def count(self, shape, axes=INPUT_OUTPUT):
         *lead, rows, columns = _matrix_shape(shape, axes)
         n = math.prod(lead) * -(-rows // self.shape[0]) * -(-columns // self.shape[1])
-        return n, n
+        return n, n - 1
 
     def check(self, shape, axes, name):
         _check_rank(self, shape, name)
@@ -207,6 +211,7 @@ class NM(Pattern):
     def count(self, shape, axes=INPUT_OUTPUT):
         *lead, rows, columns = _matrix_shape(shape, axes)
         most = sum(max(size - self.n, 0) for size in _edge_sizes(rows, self.m))
+        # It never reaches them all, as each group keeps n.
         return math.prod(shape), math.prod(lead) * columns * most
 
     def check(self, shape, axes, name):

@@ -6,7 +6,7 @@ import contextlib
 import keras
 from keras import ops
 
-from kprune._h5 import h5_scope
+from kprune._keras.opening_h5 import h5_scope
 from kprune._replace import replace_layers
 from kprune.wrappers import (
     DEFAULT_SCHEDULE,

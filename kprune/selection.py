@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import math
+import re
 import string
 
 import keras
@@ -16,7 +17,8 @@ from kprune.schedules import PruningSchedule, check_schedule, check_sparsity
 
 # What Keras calls the weights that its layers multiply inputs with.
 _KERNELS = {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel"}
-_KERNELS |= {"embeddings", "reverse_embeddings"}
+_TABLES = {"embeddings", "reverse_embeddings"}
+_KERNELS |= _TABLES
 _NEVER = {"bias", "bias_hh", "gamma", "beta", "alpha", "scale", "offset"}
 _NEVER |= {"moving_mean", "moving_variance"}
 # The sparsities of a schedule that are counted in double precision.
@@ -24,6 +26,8 @@ _NAMED_SPARSITIES = ("initial_sparsity", "final_sparsity")
 # Zeros that are restored are taken as they are when their share is this near to the schedule's.
 _ROUNDING = 1e-5
 FROZEN = "not trainable"
+# Names of weights that hold positions, or of their layers: pos_emb, PositionEmbedding.
+_POSITION = re.compile(r"(^|[^a-z])pos(ition|itional|itions)?s?([^a-z]|emb|enc|$)")
 # Layers that store their output channels (an Embedding: its tokens) before the axis that
 # TFLite stores last.
 _OUTPUT_FIRST = (
@@ -55,6 +59,11 @@ class Weight:
     parents: tuple[keras.Layer, ...] = ()
 
     @property
+    def size(self):
+        """The number of its entries."""
+        return math.prod(self.variable.shape)
+
+    @property
     def is_kernel(self):
         """Whether it is prunable, or would be if it were trainable."""
         return self.reason in (None, FROZEN)
@@ -62,7 +71,10 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setting:
-    """What is asked of some layers: how sparse, when, and how."""
+    """What is asked of some layers: how sparse, when, and how.
+
+    With neither a schedule nor a sparsity, what is zero stays zero.
+    """
 
     schedule: PruningSchedule | None = None
     sparsity: float | None = None
@@ -139,7 +151,12 @@ class Group:
 
     def count(self):
         """Return `(pruned, all)`: how many of the things that a sparsity counts are zero now."""
-        return count_zeros(self.weights), sum(math.prod(w.variable.shape) for w in self.weights)
+        return count_zeros(self.weights), sum(w.size for w in self.weights)
+
+    def held(self):
+        """Return the masks that keep what is zero now; a weight that is all zero is free."""
+        masks = [ops.not_equal(_backend.read(weight.variable), 0) for weight in self.weights]
+        return [ops.logical_or(mask, ops.logical_not(ops.any(mask))) for mask in masks]
 
     def restored(self, sparsity):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
@@ -148,6 +165,37 @@ class Group:
         if sparsity == 0 or abs(pruned - sparsity * total) > 1 + _ROUNDING * total:
             return self.masks(values, sparsity, scores=Magnitude())
         return [ops.not_equal(value, 0) for value in values]
+
+    def missing(self, sparsity):
+        """Return how many units are not zero now that are to be at a sparsity, at least 0."""
+        counts, shapes, zeros = [], [], 0
+        for weight in self.weights:
+            value, pattern = _backend.read(weight.variable), self.setting.pattern
+            counts.append(pattern.count(tuple(weight.variable.shape), weight.axes))
+            shapes.append(tuple(weight.variable.shape))
+            zeros += int(_backend.count_true(pattern.units(ops.abs(value), weight.axes) == 0))
+        return max(self.setting.allocation.total(counts, shapes, sparsity) - zeros, 0)
+
+    def floored(self, sparsity):
+        """Return the weights that keep their last unit, though a sparsity rounds to all of them."""
+        if not isinstance(self.setting.allocation, Uniform):
+            return []
+        return [
+            weight
+            for weight in self.weights
+            if _rounds_to_all(self.setting.pattern, weight, sparsity)
+        ]
+
+    def only(self, variables):
+        """Return the group of those weights that are among `variables`; None if none is."""
+        known = {id(variable) for variable in variables}
+        weights = tuple(w for w in self.weights if id(w.variable) in known)
+        return dataclasses.replace(self, weights=weights) if weights else None
+
+
+def _rounds_to_all(pattern, weight, sparsity):
+    n, most = pattern.count(tuple(weight.variable.shape), weight.axes)
+    return most == n - 1 and round(sparsity * n) > most
 
 
 def weights(model):
@@ -179,7 +227,10 @@ def variable_weights(variables):
 
 
 def check_model(model):
-    """Raise unless `model` is a built Keras 3 model."""
+    """Raise unless `model` is a Keras 3 model that has its weights.
+
+    Layers that were never called, and those that hold no weights, need not be built.
+    """
     kind = type(model)
     ancestry = {base.__module__.partition(".")[0] for base in kind.__mro__}
     if not isinstance(model, keras.Layer):
@@ -190,7 +241,7 @@ def check_model(model):
                 "tensorflow_model_optimization, or build it with Keras 3 (`import keras`)."
             )
         raise TypeError(f"Expected a Keras 3 model.{hint} Received: {model!r} (of type {kind})")
-    if not is_built(model):
+    if not is_built(model) and not any(weight.is_kernel for weight in weights(model)):
         raise ValueError(
             f"The model {model.name!r} is not built, so it has no weights yet. Call it on a "
             "batch of data, or `model.build(input_shape)`, first."
@@ -297,23 +348,28 @@ def count_zeros(found):
 
 def sparsity(found):
     """Return the share of zeros in the `Weight`s, now."""
-    return count_zeros(found) / sum(math.prod(weight.variable.shape) for weight in found)
+    return count_zeros(found) / sum(weight.size for weight in found)
 
 
 def pruned_share(groups):
     """Return the share of what the `Group`s prune, weights or channels, that is zero now."""
     counts = [one.count() for one in groups]
-    return sum(pruned for pruned, _ in counts) / sum(total for _, total in counts)
+    return sum(pruned for pruned, _ in counts) / max(sum(total for _, total in counts), 1)
 
 
 def _weight(variable, layer, parents):
     name = getattr(variable, "path", variable.name)
     return Weight(
-        variable, layer, name, _reason(variable, layer), _axes(variable, layer), tuple(parents)
+        variable,
+        layer,
+        name,
+        _reason(variable, layer, parents),
+        _axes(variable, layer),
+        tuple(parents),
     )
 
 
-def _reason(variable, layer):
+def _reason(variable, layer, parents):
     name = variable.name
     if names_its_weights(layer):
         if not any(variable is v for v in layer.get_prunable_weights()):
@@ -324,11 +380,40 @@ def _reason(variable, layer):
         return f"{name}: never pruned"
     elif layer is not None and is_builtin(layer) and name not in _KERNELS:
         return f"{name} of {type(layer).__name__} is not a kernel"
+    elif name not in _KERNELS and sum(side > 1 for side in variable.shape) < 2:
+        return "a vector: fewer than two of its axes are longer than 1"
+    elif _holds_positions(variable, layer, parents):
+        return "positions, not a kernel"
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"{variable.dtype}, not a float type"
     if not variable.trainable:
         return FROZEN
     return None
+
+
+def _holds_positions(variable, layer, parents):
+    """Whether a table is one of positions, by its shape or by what it, or its layer, is called."""
+    if variable.name in _KERNELS - _TABLES:
+        return False  # Such as the kernel of a layer named "position_mlp".
+    if not isinstance(layer, keras.layers.Embedding) and _is_row_of_tokens(variable.shape):
+        return True
+    names = [getattr(variable, "path", variable.name)]
+    if layer is not None:
+        names += [type(layer).__name__, *_attribute_names(layer, variable)]
+    if len(parents) > 1:
+        names += _attribute_names(parents[-2], layer)
+    spelled = (re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in names)
+    return any(map(_POSITION.search, spelled))
+
+
+def _is_row_of_tokens(shape):
+    # Of one example, and added to, or set beside, each of a batch.
+    return len(shape) == 3 and shape[0] == 1
+
+
+def _attribute_names(owner, value):
+    attributes = {**vars(owner), **vars(owner).get("_modules", {})}  # torch keeps layers there.
+    return [name for name, own in attributes.items() if own is value]
 
 
 def names_its_weights(layer):

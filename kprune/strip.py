@@ -8,14 +8,18 @@ from kprune.clustering.wrappers import clusters_in
 from kprune.optimizer import PruningOptimizer
 from kprune.quantization import is_fake_quantized, remove_fake_quantization
 from kprune.sharing import is_shared, remove_sharing
+from kprune.training.at_risk import watch
+from kprune.training.optimizers import optimizers_in, replace_optimizers
+from kprune.training.requests import warn_if_unmet
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
 def find_pruning(model):
     """Return what of kprune is still attached to a model, as a list of strings."""
     found = []
-    if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
-        found.append(f"the optimizer of {model.name!r} is a PruningOptimizer")
+    for optimizer in optimizers_in(model):
+        if _is_pruning(optimizer):
+            found.append(f"the optimizer {optimizer.name!r} of {model.name!r} prunes")
     for wrapper in wrappers_in(model):
         found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
     for wrapper in clusters_in(model):
@@ -48,26 +52,36 @@ def strip_pruning(model):
     model.save("pruned.keras")  # opens without kprune
     ```
 
+    A model without any pruning machinery comes back as it is. What is less sparse than was
+    asked of it is warned of, with both figures.
+
     Args:
-        model: a built `keras.Model` that was pruned, or a `PruneLowMagnitude` layer, or a
-            list of layers.
+        model: a built `keras.Model`, or a `PruneLowMagnitude` layer, or a list of layers.
 
     Raises:
-        ValueError: nothing of the model was pruned yet.
+        ValueError: there is pruning machinery, and it has not pruned anything yet.
         TypeError: not a Keras 3 model.
     """
     if isinstance(model, list | tuple):
         layers = list(model)
         _check_pruned(layers, f"the list of {len(layers)} layers")
-        return [_unwrapped(layer) for layer in layers]
-    selection.check_model(model)
-    cut_short = [remove_fake_quantization(model), remove_sharing(model)]
-    if not any(cut_short) or find_pruning(model):
-        _check_pruned([model], repr(model.name))
-    if isinstance(getattr(model, "optimizer", None), PruningOptimizer):
-        model.optimizer = model.optimizer.base_optimizer
-        _backend.recompile(model)
-    return _unwrapped(model)
+        stripped = [_unwrapped(layer) for layer in layers]
+    else:
+        selection.check_model(model)
+        cut_short = [remove_fake_quantization(model), remove_sharing(model)]
+        if not any(cut_short) or find_pruning(model):
+            _check_pruned([model], repr(model.name))
+        if any(map(_is_pruning, optimizers_in(model))):
+            replace_optimizers(model, lambda one: one.base_optimizer if _is_pruning(one) else one)
+            _backend.recompile(model)
+        stripped = _unwrapped(model)
+    warn_if_unmet(stripped, "stripped")
+    watch(stripped)
+    return stripped
+
+
+def _is_pruning(optimizer):
+    return isinstance(optimizer, PruningOptimizer)
 
 
 def _unwrapped(layer):
@@ -87,16 +101,27 @@ def _unwrapped(layer):
 def _check_pruned(layers, name):
     for layer in layers:
         selection.check_model(layer)
+    wrappers = [wrapper for layer in layers for wrapper in wrappers_in(layer)]
+    optimizers = [one for layer in layers for one in optimizers_in(layer) if _is_pruning(one)]
+    groups = [w._group for w in wrappers if w._group] + [
+        g for one in optimizers for g in one.groups
+    ]
+    if not (wrappers or optimizers) or (groups and not any(map(_asks, groups))):
+        return
     weights = [w for layer in layers for w in selection.weights(layer) if w.reason is None]
-    masks = [mask for layer in layers for w in wrappers_in(layer) for _, mask, _ in w.pruning_vars]
+    masks = [mask for wrapper in wrappers for _, mask, _ in wrapper.pruning_vars]
     if any(selection.count_zeros([w]) for w in weights) or any(map(_has_zeros, masks)):
         return
     attached = "; ".join(text for layer in layers for text in find_pruning(layer))
     raise ValueError(
-        f"There is nothing to strip: no weight of {name} is zero "
-        f"({attached or 'it carries no pruning machinery'}). Train it past the schedule's "
-        "begin_step first, with the kprune.Pruning callback or with PruneLowMagnitude layers."
+        f"There is nothing to strip: no weight of {name} is zero ({attached}). Train it past the "
+        "schedule's begin_step first, with the kprune.Pruning callback or with PruneLowMagnitude "
+        "layers."
     )
+
+
+def _asks(group):
+    return group.setting.asks and group.setting.final_sparsity != 0
 
 
 def _has_zeros(mask):

@@ -10,7 +10,7 @@ from keras import ops
 from keras.src.utils.python_utils import is_default
 
 from kprune import _backend, selection
-from kprune._h5 import to_keras_3
+from kprune._keras.opening_h5 import to_keras_3
 from kprune._scope import ReplacedValues, first_call_of_step
 from kprune.patterns import NM, Block, Unstructured
 from kprune.schedules import ConstantSparsity, PolynomialDecay, check_schedule

@@ -10,7 +10,7 @@ from kprune.allocation import check_allocation
 SHAPES = [(3, 3, 1, 8), (3, 3, 8, 16), (256, 64), (64, 10)]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(sparsity=st.floats(0, 0.999))
 def test_erdos_renyi_sums_to_the_request(sparsity):
     shares = kprune.ErdosRenyiKernel().sparsities(SHAPES, sparsity)

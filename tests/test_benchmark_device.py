@@ -69,7 +69,7 @@ def test_outputs_agree_and_the_report_is_the_workstations(device):
     assert set(here["machine"]) == set(report["machine"])
     for row in report["rows"]:
         assert set(FileBenchmark.__dataclass_fields__) <= set(row)
-        assert row["difference"] <= 1e-6
+        assert row["difference"] <= 1e-5
         assert 0 < row["p10"] <= row["median"] <= row["p90"]
     assert report["rows"][0]["bytes"] == here["rows"][0]["bytes"]
     assert report["rows"][0]["speedup"] == 1.0
@@ -149,8 +149,8 @@ def test_a_file_that_does_not_end_or_crashes_is_named(device):
     x = {"input_names": ["x"], "input_0": np.zeros((1, 4), "float32"), "sha256": digest}
     y = {"output_names": ["y"], "output_0": np.zeros((1, 4), "float32"), "batch_size": 1}
     np.savez(device / "endless.onnx.check.npz", **x, **y)
-    done = run(device, "endless.onnx", "m.onnx", "--rounds", 1, "--timeout", 10)
-    assert done.stderr == "endless.onnx: it did not run within 10 seconds (--timeout)\n"
+    done = run(device, "endless.onnx", "m.onnx", "--rounds", 1, "--timeout", 30)
+    assert done.stderr == "endless.onnx: it did not run within 30 seconds (--timeout)\n"
     assert "agree" in done.stdout
     (device / "blocked" / "onnxruntime.py").write_text("import os; os.abort()")
     done = run(device, "--record", "m.onnx")

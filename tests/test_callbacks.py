@@ -30,7 +30,8 @@ def test_exact_sparsity_however_it_is_compiled(policy, how):
         pytest.skip("torch compiles nothing, one step at a time")
     keras.config.set_dtype_policy(policy)
     model = compiled(mlp(), **how)
-    history = fit(model, kprune.Pruning(0.9))
+    op_by_op = backend() == "jax" and how == {"jit_compile": False}  # Seconds a step.
+    history = fit(model, kprune.Pruning(0.9), n=32 if op_by_op else 256)
     assert zeros(model) == expected_zeros(model, 0.9)
     total = sum(value.size for value in kernels(model).values())
     assert history.history["sparsity"][-1] == sum(zeros(model).values()) / total

@@ -21,7 +21,7 @@ def numpy(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MATRICES)
 def test_weights_are_rounded_symmetrically_by_channel(value):
     rounded = numpy(quantization.round_weight(ops.convert_to_tensor(value), (value.ndim - 1,)))
@@ -34,7 +34,7 @@ def test_weights_are_rounded_symmetrically_by_channel(value):
     np.testing.assert_allclose(np.abs(rounded).max(tuple(range(value.ndim - 1))), largest, 1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(MATRICES)
 def test_activations_are_rounded_over_their_range_and_zero(value):
     rounded = numpy(quantization.round_activation(ops.convert_to_tensor(value)))

@@ -8,7 +8,7 @@ from keras import ops
 import kprune
 from kprune.schedules import check_schedule, check_sparsity
 
-FAST = settings(max_examples=50, deadline=None, derandomize=True)
+FAST = settings(max_examples=50)
 
 
 @st.composite

@@ -62,7 +62,7 @@ class Watch(keras.callbacks.Callback):
 
 
 @given(values=arrays, clusters=st.integers(1, 12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 def test_kmeans_is_at_a_fixed_point(values, clusters):
     centroids = kmeans(values, clusters)
     assert 1 <= len(centroids) <= clusters
@@ -100,7 +100,7 @@ def test_no_cluster_is_lost_to_the_gap_that_pruning_leaves():
 
 
 @given(values=arrays)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 def test_a_grid_is_stable_and_near(values):
     scale, codes = grid(values)
     rounded = on_grid(values)

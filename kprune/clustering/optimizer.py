@@ -9,6 +9,7 @@ from keras.src.utils import tracking
 
 from kprune import _backend
 from kprune.clustering.assignment import nearest, sums
+from kprune.training.at_risk import held
 
 CODES = 127  # Multiples of a weight's scale, on either side of zero.
 
@@ -93,7 +94,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         mean = isinstance(self.inner_optimizer, keras.optimizers.SGD)
         of_centroids = [one.gradients(each, mean) for one, each in zip(self._clusters, found)]
         rate = self.inner_optimizer.learning_rate
-        self.inner_optimizer.apply(grads, trainable_variables)
+        with held():  # Entries that were zero stay zero, below.
+            self.inner_optimizer.apply(grads, trainable_variables)
         if not self._clusters:
             return
         _backend.assign_all([self._centroid_optimizer._learning_rate], [rate])

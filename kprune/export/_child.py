@@ -1,22 +1,31 @@
-"""The child process of `transport`: loads a `.keras` file on TensorFlow and converts it."""
+"""The child process of `transport`: loads a `.keras` file on TensorFlow and converts it.
 
+A program of its own, given a folder. What its parent imports from is all that it imports from,
+so nothing but the standard library is imported before that is set.
+"""
+
+import json
 import pickle
 import sys
 from pathlib import Path
 
-import keras
-
-from kprune.export import transport
-from kprune.export.convert import convert
-from kprune.export.errors import ExportError
-
 
 def main(folder):
     """Convert the model in `folder` as its job says; leave a result, or a refusal, there."""
+    sys.path[:] = json.loads((folder / "path.json").read_text())
+
+    import keras
+
+    from kprune.export import transport
+    from kprune.export.convert import convert
+    from kprune.export.errors import ExportError
+
     job = pickle.loads((folder / transport.JOB).read_bytes())
-    objects = {name: pickle.loads(data) for name, data in job["objects"].items()}
     model = keras.saving.load_model(
-        folder / transport.MODEL, custom_objects=objects, compile=False, safe_mode=False
+        folder / transport.MODEL,
+        custom_objects=job["parcel"].unpack(),
+        compile=False,
+        safe_mode=False,
     )
     try:
         data = convert(model, job["request"])

@@ -4,6 +4,8 @@ import importlib.util
 
 import keras
 
+from kprune.export.errors import ExportError
+
 PACKAGES = {
     "tflite": ["tensorflow", "ai_edge_litert"],
     "onnx": ["tensorflow", "tf2onnx", "onnx", "onnxruntime"],
@@ -50,6 +52,25 @@ def require_exportable(model):
         raise ValueError(
             f"The model '{model.name}' still carries pruning machinery: call "
             f"kprune.strip_pruning(model) first. Still attached: {'; '.join(pruning)}"
+        )
+
+
+def require_stateless(model):
+    """Raise ExportError for layers whose outputs depend on the calls before.
+
+    ONNX has no such state, and in TFLite it could not be reset, or set, from outside.
+    """
+    names = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+    ]
+    if names:
+        raise ExportError(
+            f"A file cannot keep the state of {', '.join(names)} (stateful=True) from one run to "
+            "the next. Build the model with stateful=False, and copy the weights, "
+            "`new.set_weights(old.get_weights())`; to go on from a state, make it an input "
+            "(initial_state=) and an output (return_state=True)."
         )
 
 

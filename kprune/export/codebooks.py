@@ -46,14 +46,29 @@ def encode_shared(blob, model):
         if found is not None:
             done[index] = found
     if not done:
-        raise ExportError(
-            f"No weight of the model '{model.name}' is shared, so there is nothing to store as "
-            "codes: train it with kprune.WeightSharing(), or use kprune.compress."
-        )
+        raise ExportError(_nothing_to_store(model, kernels))
     for index, (scales, axis, codes) in done.items():
         _store(schema, file, graph.tensors[index], scales, axis, codes)
     unpack(schema, file, done, schema.BuiltinOperator.DEQUANTIZE, version=2)
     return packed(schema, file)
+
+
+def _nothing_to_store(model, kernels):
+    if not kernels:
+        return (
+            f"No weight of the model '{model.name}' is shared, so there is nothing to store as "
+            "codes: train it with kprune.WeightSharing(), or use kprune.compress."
+        )
+    if max(codes.size for codes in kernels) < _SMALLEST:
+        return (
+            f"The shared weights of the model '{model.name}' have fewer than {_SMALLEST} entries "
+            "each, and would take more room as codes than they do in float32: leave quantize out, "
+            "or use quantize='float16'."
+        )
+    return (
+        f"The converter has changed the shared weights of the model '{model.name}' so that they "
+        "are no longer shared in the file: use quantize='int8' or 'dynamic'."
+    )
 
 
 def _shared_kernels(model):

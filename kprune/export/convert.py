@@ -8,15 +8,20 @@ replaces it goes there.
 import contextlib
 import dataclasses
 import re
-import tempfile
+import threading
 from unittest import mock
 
 import keras
 import numpy as np
 
+from kprune.export import features
 from kprune.export.errors import ExportError
 from kprune.export.precision import float32_compute
 from kprune.export.signature import Signature, symbolic_inputs
+from kprune.export.workplace import LOCK, workplace
+
+_SCALES = ("ADD", "SUB", "MUL", "DIV")
+_MOVES = ("CAST", "CONCATENATION", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE")
 
 
 @dataclasses.dataclass
@@ -58,19 +63,23 @@ def _to_tflite(model, request):
 
     integer = request.calibration is not None
     unroll = _unrolled(model) if integer else contextlib.nullcontext()
-    with _convertible(model), unroll, tempfile.TemporaryDirectory() as folder:
+    with workplace() as folder, _convertible(model), unroll:
         concrete = _traced(model, request)
         if integer:
             _refuse_loops(concrete)
         module = tf.Module()
         module.variables_of_the_model = list(concrete.variables)
-        tf.saved_model.save(module, folder, signatures={"serving_default": concrete})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": concrete})
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         _set_options(converter, request)
         try:
-            return converter.convert()
+            with _normalizing_in_float():
+                return converter.convert()
         except Exception as error:
-            raise _explained(error, request) from error
+            explained = _explained(error, request)
+            if explained is None:
+                raise
+            raise explained from None  # which is a screenful of MLIR
 
 
 def _set_options(converter, request):
@@ -95,6 +104,51 @@ def _set_options(converter, request):
         converter.representative_dataset = lambda: _calibration_feed(request)
 
 
+@contextlib.contextmanager
+def _normalizing_in_float():
+    """Let TFLite's quantizer leave in float32 what normalizes the inputs: see `features`.
+
+    The converter does not pass on that the quantizer can be told so.
+    """
+    from tensorflow.lite.python import lite
+
+    original, thread = lite._mlir_quantize, threading.get_ident()
+
+    def quantize(calibrated, *args, **kwargs):
+        if threading.get_ident() == thread:
+            kwargs["denylisted_nodes"] = _normalizing(calibrated) or None
+        return original(calibrated, *args, **kwargs)
+
+    with LOCK, mock.patch.object(lite, "_mlir_quantize", quantize):
+        yield
+
+
+def _normalizing(blob):
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = schema.ModelT.InitFromPackedBuf(blob)
+    graph, kinds = file.subgraphs[0], vars(schema.BuiltinOperator)
+    scaling, moving = ({kinds[name] for name in names} for names in (_SCALES, _MOVES))
+    nodes = []
+    for operator in graph.operators:
+        code = file.operatorCodes[operator.opcodeIndex]
+        code = max(code.builtinCode, code.deprecatedBuiltinCode)
+        values = {int(i): file.buffers[graph.tensors[i].buffer].data for i in operator.inputs}
+        constants = [data for data in values.values() if data is not None]
+        scales = code in scaling and len(constants) == 1
+        nodes.append(
+            features.Node(
+                name=graph.tensors[operator.outputs[0]].name.decode(),
+                scales=scales,
+                moves=code in moving,
+                by_feature=scales and len(np.unique(np.asarray(constants[0]).view("int32"))) > 1,
+                inputs=[i for i, data in values.items() if data is None],
+                outputs=[int(i) for i in operator.outputs],
+            )
+        )
+    return features.normalizing(nodes, [int(i) for i in graph.inputs])
+
+
 def _calibration_feed(request):
     specs = request.signature.flat
     size = specs[0].shape[0] or 1
@@ -107,6 +161,7 @@ def _calibration_feed(request):
 
 
 def _explained(error, request):
+    """Return an ExportError with what to do; None where that is not known."""
     text = str(error)
     if "TensorListReserve" in text and request.signature.flat[0].shape[0] is None:
         return ExportError(
@@ -118,13 +173,24 @@ def _explained(error, request):
             f"TFLite cannot quantize a model with integer inputs as {request.quantize}. Use "
             "quantize='int8' or 'dynamic'."
         )
-    missing = re.search(r"^(?:Custom|Flex) ops: (.+)$", text, re.MULTILINE)
+    missing = re.search(r"^(?:Custom|Flex|TF Select) ops: (.+)$", text, re.MULTILINE)
     if missing:
-        return ExportError(
-            f"TFLite has no operator for {missing[1]}, which the model uses: write that part with "
-            "other operations."
+        return ExportError(_missing_operator(missing[1], request.signature))
+    return None
+
+
+def _missing_operator(names, signature):
+    free = [f"'{spec.name}' {spec.shape}" for spec in signature.flat if None in spec.shape[1:]]
+    if free:
+        return (
+            f"TFLite has no operator for {names} where sizes are left free: build the model with "
+            "fixed sizes (keras.Input((224, 224, 3))), and copy the weights, "
+            f"`new.set_weights(old.get_weights())`. Free in: {', '.join(free)}"
         )
-    return error
+    return (
+        f"TFLite has no operator for {names}, which the model uses: write that part with other "
+        "operations, or leave it out of the model and do it after the file has run."
+    )
 
 
 def _to_onnx(model, request):
@@ -241,17 +307,18 @@ def _convertible(model):
     """Trace in float32, and without XLA: converters cannot look into what XLA will compile.
 
     Keras wraps grouped convolutions in `tf.function(jit_compile=True)`, because TensorFlow's CPU
-    kernel has no groups; the runtimes' kernels do.
+    kernel has no groups; the runtimes' kernels do. Functions of other threads stay as they are.
     """
     import tensorflow as tf
 
-    original = tf.function
+    original, thread = tf.function, threading.get_ident()
 
     def without_xla(func=None, *args, **kwargs):
-        kwargs.pop("jit_compile", None)
+        if threading.get_ident() == thread:
+            kwargs.pop("jit_compile", None)
         return original(func, *args, **kwargs)
 
-    with mock.patch.object(tf, "function", without_xla), float32_compute(model):
+    with LOCK, mock.patch.object(tf, "function", without_xla), float32_compute(model):
         yield
 
 

@@ -1,19 +1,19 @@
 """Quantizing ONNX files: float16 weights, and 8 bits by ONNX Runtime's own quantizer."""
 
 import graphlib
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
-from kprune.export import verification
+from kprune.export import features, verification
 from kprune.export.errors import ExportError
 from kprune.export.quiet import quiet
+from kprune.export.workplace import workplace
 
 OPSET_FOR_INTEGERS = 13  # the first with a scale for each channel
 # Dynamic convolutions (ConvInteger) are left out: 9 times slower than in float32 (MobileNetV2).
 # So are embeddings (Gather): with a masked LSTM behind one, ONNX Runtime 1.31 aborts the process.
 _DYNAMIC = ["MatMul", "Gemm", "LSTM"]
+_MOVES = ("Cast", "Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Gather", "Loop")
 
 
@@ -34,8 +34,7 @@ def quantize(blob, request):
     if request.quantize == "float16":
         return _float16(blob)
     transcript = None
-    with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
-        folder = Path(folder)
+    with workplace() as folder:
         # Files and not protos: the quantizer changes the protos it is given.
         (folder / "float.onnx").write_bytes(blob)
         try:
@@ -108,8 +107,32 @@ def _static(folder, request):
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         reduce_range=True,
+        nodes_to_exclude=_normalizing(folder / "folded.onnx"),
         extra_options={"WeightSymmetric": True},
     )
+
+
+def _normalizing(path):
+    """The names of the nodes that normalize the inputs: see `features`."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        values = [constants[name] for name in node.input if name in constants]
+        nodes.append(
+            features.Node(
+                name=node.name,
+                scales=node.op_type in ("Add", "Sub", "Mul", "Div") and len(values) == 1,
+                moves=node.op_type in _MOVES,
+                by_feature=any(np.ptp(value) > 0 for value in values if value.size),
+                inputs=[name for name in node.input if name and name not in constants],
+                outputs=list(node.output),
+            )
+        )
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    return [name for name in features.normalizing(nodes, inputs) if name]
 
 
 def _reader(path, request):

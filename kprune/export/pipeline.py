@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kprune import selection
-from kprune.export import checks, data, files, precision, transport, verification
+from kprune.export import checks, data, features, files, precision, transport, verification
 from kprune.export.convert import Request
 from kprune.export.errors import ExportError
 from kprune.export.quiet import progress, quiet
@@ -17,6 +17,7 @@ from kprune.export.report import ExportReport
 from kprune.export.signature import describe
 from kprune.export.stored import stored_weights
 from kprune.export.targets.encode import Made
+from kprune.export.workplace import workplace
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
 _VERIFIED_CALIBRATION_SAMPLES = 64
@@ -54,13 +55,15 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     start = time.perf_counter()
     checks.require_packages(runtime.format)
     checks.require_exportable(model)
+    checks.require_stateless(model)
     checks.require_batch_size(batch_size)
     path = files.destination(path, f".{runtime.format}")
     signature = describe(model, inputs)
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 
-    with progress() as show:
+    # The new file is there before the work, so that what is wrong with its place is, too.
+    with workplace(), files.replacing(path) as temporary, progress() as show:
         show(f"running '{model.name}' in Keras …")
         reference = verification.run_keras(model, signature, arrays)
         notes += _reference_notes(model, signature, arrays, reference)
@@ -75,14 +78,14 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         made = runtime.make(model, request)
         blob = made.blob
         notes += made.notes + runtime.inspect(blob, request)
-        with files.replacing(path) as temporary:
-            files.write(temporary, blob, path)
-            show(f"running {path.name} in {runtime.name} …")
-            outputs = _run(runtime, temporary, request, arrays)
-            differences = verification.compare_all(reference, outputs)
-            verification.check(differences, request.quantize, tolerance)
-            weights, note = _stored_weights(made.model, runtime.constants(blob))
-            notes += note + _float_note(weights, request.quantize)
+        files.write(temporary, blob, path)
+        show(f"running {path.name} in {runtime.name} …")
+        outputs = _run(runtime, temporary, request, arrays)
+        differences = verification.compare_all(reference, outputs)
+        reason = calibration and features.too_different(signature, calibration, request.quantize)
+        verification.check(differences, request.quantize, tolerance, reason)
+        weights, note = _stored_weights(made.model, runtime.constants(blob))
+        notes += note + _float_note(weights, request.quantize)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),

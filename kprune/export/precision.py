@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from kprune.export.workplace import LOCK
+
 
 class _Float32Compute(keras.DTypePolicy):
     """Compute in float32 on variables that keep the dtype they have."""
@@ -30,14 +32,15 @@ def float32_compute(model):
 
     Runtimes on CPUs have kernels for float32 and integers; a graph of float16 or bfloat16
     operations fails in TFLite and crawls in ONNX Runtime. The weights of a mixed-precision model
-    are float32 to begin with.
+    are float32 to begin with. One thread at a time: two could give a layer each other's policy.
     """
-    layers = low_precision_layers(model)
-    policies = [layer._dtype_policy for layer in layers]
-    try:
-        for layer in layers:
-            layer._dtype_policy = _Float32Compute(layer.variable_dtype)
-        yield
-    finally:
-        for layer, policy in zip(layers, policies):
-            layer._dtype_policy = policy
+    with LOCK:
+        layers = low_precision_layers(model)
+        policies = [layer._dtype_policy for layer in layers]
+        try:
+            for layer in layers:
+                layer._dtype_policy = _Float32Compute(layer.variable_dtype)
+            yield
+        finally:
+            for layer, policy in zip(layers, policies):
+                layer._dtype_policy = policy

@@ -1,12 +1,15 @@
 """Converters and runtimes print by the screenful: keep it from the user, but keep it."""
 
 import contextlib
+import io
 import logging
 import os
 import re
 import sys
 import tempfile
 import warnings
+
+from kprune.export.workplace import LOCK
 
 _CHATTER = re.compile(r"\s*$|[IW]\d{4} |WARNING: All log messages before absl|INFO:")
 
@@ -29,27 +32,65 @@ def quiet():
     TensorFlow's converter and the runtimes write to file descriptors 1 and 2 from C++, where
     `contextlib.redirect_stdout` does not reach; notebooks replace `sys.stdout`, where redirected
     descriptors do not reach. So both are redirected. Log records below CRITICAL and warnings are
-    dropped.
+    dropped. All that is the whole process's, so that what other threads print meanwhile is
+    captured, too; and one block at a time: others wait.
 
     Yields:
         A `Transcript`, filled when the block ends, however it ends.
     """
     transcript = Transcript()
-    with contextlib.ExitStack() as stack:
+    with LOCK, contextlib.ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+b"))
         stack.callback(_read_back, log, transcript)
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):
             _redirect_descriptor(stack, number, stream, log)
-        text = stack.enter_context(
-            open(log.fileno(), "w", errors="replace", closefd=False, buffering=1)
-        )
-        stack.enter_context(contextlib.redirect_stdout(text))
-        stack.enter_context(contextlib.redirect_stderr(text))
+        file = stack.enter_context(open(log.fileno(), "wb", buffering=0, closefd=False))
+        for redirect, stream in (
+            (contextlib.redirect_stdout, sys.stdout),
+            (contextlib.redirect_stderr, sys.stderr),
+        ):
+            captured = _Captured(file, stream)
+            stack.callback(captured.end)
+            stack.enter_context(redirect(captured))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable(logging.ERROR)
         yield transcript
+
+
+class _Captured(io.TextIOBase):
+    """Takes the place of a stream, and writes to a file until told to go back to the stream.
+
+    Whoever keeps it, as a log handler that is made inside the block does, can go on printing.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, file, stream):
+        self._file, self._stream = file, stream
+
+    def write(self, text):
+        if self._file is not None:
+            self._file.write(text.encode(errors="replace"))
+        elif self._stream is not None:
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self):
+        if self._file is None and self._stream is not None:
+            self._stream.flush()
+
+    @property
+    def buffer(self):
+        return self._stream.buffer if self._file is None else self._file
+
+    def fileno(self):
+        return (self._stream if self._file is None else self._file).fileno()
+
+    def end(self):
+        """Go back to the stream."""
+        self._file = None
 
 
 def _redirect_descriptor(stack, number, stream, log):

@@ -109,16 +109,17 @@ def _rms(values):
     return np.sqrt(np.mean(values**2)) if values.size else 0.0
 
 
-def check(differences, quantize, tolerance=None):
+def check(differences, quantize, tolerance=None, reason=None):
     """Refuse a file whose outputs are too far off.
 
     Args:
         differences: an `OutputDifference` for each output.
         quantize: how the file is quantized; chooses the measure and the tolerance.
         tolerance: replaces the entry of `TOLERANCES`.
+        reason: a sentence that says why they may be, and what to do; None if that is not known.
 
     Raises:
-        VerificationError: with the figures.
+        VerificationError: with the figures, and the reason.
     """
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
     largest_counts = quantize in _LARGEST_COUNTS
@@ -137,6 +138,7 @@ def check(differences, quantize, tolerance=None):
         f"{'largest' if largest_counts else 'root mean square of the'} relative difference of "
         f"'{worst.name}' is {getattr(worst, measure):.3g}, and at most {tolerance:.3g} is allowed "
         f"with quantize={quantize!r} (pass `tolerance=` to change that). {figures}"
+        + (f". {reason}" if reason else "")
     )
 
 

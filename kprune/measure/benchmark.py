@@ -17,6 +17,7 @@ import keras
 from rich.console import Console
 from rich.progress import Progress
 
+from kprune.export.children import child, python_flags
 from kprune.export.signature import describe
 from kprune.measure import worker
 from kprune.measure.flops import flops
@@ -309,16 +310,13 @@ class Runner:
             "TF_NUM_INTEROP_THREADS": "1",
             "OMP_NUM_THREADS": threads,
         }
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", worker.__file__, json.dumps(self.config)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=os.environ | settings,
-        )
-        try:
+        with ExitStack() as stack:
+            self.errors = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            command = [sys.executable, *python_flags(), worker.__file__, json.dumps(self.config)]
+            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+            options |= {"text": True, "env": os.environ | settings}
+            self.process = stack.enter_context(child(command, **options))
+            stack.callback(self._close_pipes)
             answer = self._answer()
             if "missing" in answer:
                 raise ImportError(
@@ -327,16 +325,17 @@ class Runner:
                 )
             if "error" in answer:
                 raise ValueError(f"{self.path} could not be run: {answer['error']}")
-        except BaseException:
-            self.__exit__()
-            raise
+            self._stack = stack.pop_all()
         self.runtime, self.version = answer["runtime"], answer["version"]
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+        self._stack.close()
+
+    def _close_pipes(self):
+        for pipe in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):  # it wants to write what the process did not read
+                pipe.close()
 
     def run(self, times):
         """Run the file this many times; returns the seconds each took."""
@@ -352,7 +351,7 @@ class Runner:
 
     def _answer(self):
         late = threading.Event()
-        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.kill()))
+        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.terminate()))
         timer.start()
         line = self.process.stdout.readline()
         timer.cancel()

@@ -10,18 +10,20 @@ import mimetypes
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+
+from kprune.export.children import child
+from kprune.export.files import scratch
 
 PACKAGE = "@litertjs/core"
 VERSION = "2.5.3"  # the release whose API page/frame.js calls
@@ -345,23 +347,8 @@ def _serve(package, page):
 
 @contextmanager
 def _chromium(program, url):
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
-        tempfile.TemporaryFile("w+", errors="replace") as log,
-    ):
-        process = subprocess.Popen(
-            [program, *_FLAGS, f"--user-data-dir={profile}", url],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
+    with scratch() as profile, tempfile.TemporaryFile("w+", errors="replace") as log:
+        command = [program, *_FLAGS, f"--user-data-dir={profile}", url]
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log}
+        with child(command, folder=profile, **options) as process:
             yield process, log
-        finally:
-            # The browser and its children: they are one process group.
-            if hasattr(os, "killpg"):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.kill()
-            process.wait()

@@ -2,15 +2,15 @@
 
 import contextlib
 import functools
-import math
 import threading
 from dataclasses import asdict, dataclass, field
 
 import keras
-from keras.src import backend  # the one place where every product of every layer passes through
+from keras.src import backend
 
-from kprune.export.signature import describe
+from kprune.measure.inputs import possible_inputs
 from kprune.measure.models import as_model
+from kprune.measure.products import PRODUCTS
 from kprune.report import tables
 from kprune.report.tables import Printable
 
@@ -136,17 +136,44 @@ def flops(model, batch_size=1, free_dim=None):
     for name, value in (("batch_size", batch_size), ("free_dim", free_dim)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
-    model = as_model(model)
-    arguments, traced_batch = _input_specs(model, batch_size, free_dim)
-    counter = _Counter(model)
-    counter.trace(arguments)
+    counter, scale = _counted(as_model(model), batch_size, free_dim)
     rows = counter.rows()
-    for row in rows:  # a model of fixed batch is traced at that batch
-        row.flops = row.flops * batch_size // traced_batch
+    for row in rows:
+        row.flops = scale(row.flops)
     return FlopsReport(model.name, batch_size, rows, counter.uncounted())
 
 
-def _input_specs(model, batch_size, free_dim):
+def operation_flops(model, free_dim=None):
+    """Return a dict from the id of each operation of a model to its own FLOPs on one example.
+
+    Args:
+        model: a built Keras model.
+        free_dim: int, as in `flops`.
+
+    Raises:
+        ValueError: as `flops` does.
+    """
+    counter, scale = _counted(model, 1, free_dim)
+    return {key: scale(count) for key, (_, count) in counter.stack[0].counts.items()}
+
+
+def _counted(model, batch_size, free_dim):
+    """A counter that has run a model, and the function from its counts to those of the batch."""
+    failures = []
+    for arguments in possible_inputs(model):
+        arguments, traced_batch = _sized_inputs(model, arguments, batch_size, free_dim)
+        counter = _Counter(model, traced_batch, free_dim)
+        try:
+            counter.trace(arguments)
+        except ValueError as error:
+            failures.append(error)
+            continue
+        # A model of fixed batch is traced at that batch.
+        return counter, lambda count, batch=traced_batch: count * batch_size // batch
+    raise failures[0]
+
+
+def _sized_inputs(model, arguments, batch_size, free_dim):
     """Return the arguments to call the model on, as KerasTensors, and their batch size.
 
     The batch size is the one asked for, or the model's own where that is fixed.
@@ -165,102 +192,9 @@ def _input_specs(model, batch_size, free_dim):
         rest = [free_dim if dim is None else dim for dim in rest]
         return keras.KerasTensor((batch or batch_size, *rest), dtype=spec.dtype)
 
-    arguments = keras.tree.map_structure(concrete, describe(model).arguments)
+    arguments = keras.tree.map_structure(concrete, arguments)
     return arguments, batches.pop() if len(batches) == 1 else batch_size
 
-
-# --- counting ------------------------------------------------------------------------------------
-
-
-def _shape(x):
-    return tuple(x.shape)
-
-
-def _size(x):
-    return math.prod(_shape(x))
-
-
-def _matmul(out, a, b, *_, **__):
-    return 2 * _size(out) * _shape(a)[-1]
-
-
-def _dot(out, a, b, *_, **__):
-    # Without batch axes |a| |b| = |out| K^2, whichever axes are summed over.
-    return 2 * _size(out) * math.isqrt(_size(a) * _size(b) // max(1, _size(out)))
-
-
-def _einsum(out, subscripts, *operands, **_):
-    return einsum_flops(subscripts, [_shape(operand) for operand in operands])
-
-
-def einsum_flops(subscripts, shapes):
-    """Return the FLOPs of an einsum over operands of these shapes.
-
-    Raises:
-        NotImplementedError: more than two operands, whose order of contraction is not known.
-    """
-    if len(shapes) < 2:
-        return 0
-    if len(shapes) > 2:
-        raise NotImplementedError(f"{subscripts}, {len(shapes)} operands")
-    inputs, arrow, output = subscripts.replace(" ", "").partition("->")
-    sizes = {}
-    for term, shape in zip(inputs.split(","), shapes):
-        head, dots, tail = term.partition("...")
-        middle = range(len(shape) - len(head) - len(tail)) if dots else ()
-        # Dimensions under an ellipsis are known by their distance from its end.
-        labels = [*head, *(i - len(middle) for i in middle), *tail]
-        for label, size in zip(labels, shape):
-            sizes[label] = max(size, sizes.get(label, 1))
-    letters = [label for label in sizes if isinstance(label, str)]
-    if not arrow:
-        output = [letter for letter in letters if inputs.count(letter) == 1]
-    if all(letter in output for letter in letters):
-        return 0  # elementwise or outer: nothing is added up
-    return 2 * math.prod(sizes.values())
-
-
-def _conv(out, inputs, kernel, *_, **__):
-    return 2 * _size(out) * math.prod(_shape(kernel)[:-1])
-
-
-def _depthwise_conv(out, inputs, kernel, *_, **__):
-    return 2 * _size(out) * math.prod(_shape(kernel)[:-2])
-
-
-def _separable_conv(out, inputs, depthwise_kernel, pointwise_kernel, *_, **__):
-    *window, channels, multiplier = _shape(depthwise_kernel)
-    filters = _shape(pointwise_kernel)[-1]
-    positions = _size(out) // filters
-    return 2 * positions * channels * multiplier * (math.prod(window) + filters)
-
-
-def _conv_transpose(out, inputs, kernel, *_, **__):
-    return 2 * _size(inputs) * math.prod(_shape(kernel)[:-1])
-
-
-def _attention(out, query, key, *_, **__):
-    batch, queries, heads, width = _shape(query)
-    return 2 * 2 * batch * heads * queries * _shape(key)[1] * width
-
-
-_PRODUCTS = {
-    backend.numpy: {
-        "matmul": _matmul,
-        "dot": _dot,
-        "inner": _dot,
-        "vdot": _dot,
-        "tensordot": _dot,
-        "einsum": _einsum,
-    },
-    backend.nn: {
-        "conv": _conv,
-        "depthwise_conv": _depthwise_conv,
-        "separable_conv": _separable_conv,
-        "conv_transpose": _conv_transpose,
-        "dot_product_attention": _attention,
-    },
-}
 
 _patching = threading.Lock()
 
@@ -297,9 +231,9 @@ def _add(counts, other):
 class _Counter(keras.Operation):
     """Runs a model symbolically and counts each product for the layer in whose call it is made."""
 
-    def __init__(self, model):
+    def __init__(self, model, batch_size, free_dim):
         super().__init__()
-        self.model = model
+        self.model, self.batch_size, self.free_dim = model, batch_size, free_dim
         self._reset()
 
     def _reset(self):
@@ -310,7 +244,7 @@ class _Counter(keras.Operation):
 
     def trace(self, arguments):
         with _patching, contextlib.ExitStack() as patches:
-            for module, rules in _PRODUCTS.items():
+            for module, rules in PRODUCTS.items():
                 for name, rule in rules.items():
                     patches.enter_context(
                         _patched(module, name, lambda f, n=name, r=rule: self._product(f, n, r))
@@ -326,10 +260,13 @@ class _Counter(keras.Operation):
                 self.compute_output_spec(*arguments)
             except Exception as error:
                 specs = keras.tree.flatten(arguments)
-                received = ", ".join(f"{spec.dtype}{_shape(spec)}" for spec in specs)
+                received = ", ".join(f"{spec.dtype}{tuple(spec.shape)}" for spec in specs)
+                strings = any(spec.dtype == "string" for spec in specs)
                 raise ValueError(
                     f"Model '{self.model.name}' could not be run symbolically on the input it was "
-                    f"built for. Received an input of: {received}\n{error}"
+                    f"built for. Received an input of: {received}\n"
+                    + ("Keras runs strings on TensorFlow only. " if strings else "")
+                    + str(error)
                 ) from error
 
     def call(self, *arguments):
@@ -348,6 +285,8 @@ class _Counter(keras.Operation):
             finally:
                 self.stack.pop()
             inputs = args or tuple(kwargs.values())
+            if _is_preprocessing(operation) or _has_strings(inputs):
+                outputs = keras.tree.map_structure(self._sized, outputs)
             shapes = [_first_shape(inputs), _first_shape(outputs)]
             self.seen.setdefault(id(operation), (frame.path, operation, *shapes))
             is_rnn = isinstance(operation, keras.layers.RNN)
@@ -360,6 +299,14 @@ class _Counter(keras.Operation):
             return outputs
 
         return call
+
+    def _sized(self, output):
+        """What was looked up, or made of strings, where TensorFlow loses the batch, in its size."""
+        shape = getattr(output, "shape", None)
+        if shape is None or None not in tuple(shape):
+            return output
+        sizes = [self.batch_size] + [self.free_dim] * (len(shape) - 1)
+        return keras.ops.reshape(output, [n or size for n, size in zip(shape, sizes)])
 
     def _uncalled(self, original):
         """TimeDistributed runs the `call` of a recurrent layer without calling the layer."""
@@ -417,10 +364,19 @@ class _Counter(keras.Operation):
         return messages
 
 
+def _is_preprocessing(operation):
+    return type(operation).__module__.startswith("keras.src.layers.preprocessing")
+
+
+def _has_strings(structure):
+    leaves = keras.tree.flatten(structure)
+    return any("string" in str(getattr(leaf, "dtype", "")) for leaf in leaves)
+
+
 def _first_shape(structure):
     for leaf in keras.tree.flatten(structure):
         if getattr(leaf, "shape", None) is not None:
-            return _shape(leaf)
+            return tuple(leaf.shape)
     return None
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 
-from kprune.measure.flops import einsum_flops
+from kprune.measure.products import einsum_flops
 
 # Operators whose cost stands in another graph, depends on data, or is not known here.
 _OPAQUE_TFLITE = re.compile(

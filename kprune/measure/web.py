@@ -3,7 +3,6 @@
 import os
 import random
 import statistics
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from kprune.export.files import scratch
 from kprune.measure import browser as browsers
 from kprune.measure.benchmark import (
     FileBenchmark,
@@ -219,8 +219,8 @@ def _validate(files, rounds, warmup, timeout):
 
 def _reference(file, seed, batch_size, timeout):
     """Run a file in LiteRT on the CPU; its inputs and its outputs, {name: array} both."""
-    with tempfile.TemporaryDirectory() as folder:
-        record = Path(folder) / "record.npz"
+    with scratch() as folder:
+        record = folder / "record.npz"
         config = {
             "path": str(file),
             "threads": 1,

@@ -7,6 +7,8 @@ import numpy as np
 
 _BISECTIONS = 60
 _TIE = 1e-6
+_EXACT = 1e-4  # So near to what was computed beforehand, nothing is to be corrected.
+_TRIALS = 6  # How often to cut and measure.
 _LEAST_SHARE = 0.125  # Of a group's channels, kept unless `min_channels` says otherwise.
 
 
@@ -98,3 +100,40 @@ def _refined(kept, sizes, cost, target):
         if best is None:
             return kept
         kept = best
+
+
+def fit_measured(kept_for, measured, everything, share, near):
+    """Aim lower or higher until what comes out, measured, is the share that was asked for.
+
+    Costs are computed from what rules say; where products are not followed, less or more
+    than that leaves the model with the channels. Then the aim is corrected by regula falsi.
+
+    Args:
+        kept_for: function from a cost to what `fit_budget` makes of it.
+        measured: function from an int array, channels kept by each group, to `(outcome,
+            share reached, share computed beforehand)`.
+        everything: float, the cost of the whole model.
+        share: float, what was asked for.
+        near: float, how far from it, as a share of it, is near enough.
+
+    Returns:
+        `(kept, outcome, share reached)` of the trial that came nearest.
+    """
+    low, high, aim = (0.0, 0.0), (1.0, 1.0), share  # Computed beforehand, and reached.
+    tried, best = set(), None
+    while len(tried) < _TRIALS:
+        kept = kept_for(aim * everything)
+        if tuple(kept) in tried:
+            break
+        tried.add(tuple(kept))
+        outcome, reached, expected = measured(kept)
+        if best is None or abs(reached - share) < abs(best[2] - share):
+            best = kept, outcome, reached
+        if abs(reached - share) <= near * share or abs(reached - expected) <= _EXACT:
+            break
+        point = expected, reached
+        low, high = (point, high) if reached < share else (low, point)
+        # Not to the end of the line, which may be far from straight.
+        along = np.clip((share - low[1]) / (high[1] - low[1]), 0.05, 0.95)
+        aim = low[0] + along * (high[0] - low[0])
+    return best

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-from kprune.structured.probe import Prober, Unsafe
+from kprune.structured.probe import Prober
+from kprune.structured.reasons import Unsafe
 from kprune.structured.tensors import Tensor
 
 
@@ -21,7 +22,7 @@ class Use:
         takes: the axes along which it takes channels in and sums over them. Along all
             others it acts on each channel by itself.
         size: int, how many weights there are, or multiply-adds with `applications` of 1.
-        applications: int, how often each weight is multiplied in one run on one example.
+        applications: float, how often each weight is multiplied in one run on one example.
         scales: whether it scales channels, as the gamma of a batch normalization.
     """
 
@@ -30,7 +31,7 @@ class Use:
     makes: frozenset
     takes: frozenset
     size: int
-    applications: int = 0
+    applications: float = 0
     scales: bool = False
 
 

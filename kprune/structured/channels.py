@@ -1,6 +1,7 @@
 """Whole channels as a pattern: masked in `fit`, removed by `shrink`."""
 
 import dataclasses
+import warnings
 
 import keras
 from keras import ops
@@ -75,10 +76,36 @@ class Channels(Pattern):
         found = [one for one in found if not one.frozen and one.roots[0] not in taken]
         if not found:
             return []
+        self._warn_of_floor(found, group.setting)
         used = {id(slot.use.variable) for g in found for slot in g.slots}
         weights = [w for w in selection.weights(model) if id(w.variable) in used]
         weights = tuple(w for w in weights if w.variable.trainable)
         return [ChannelMasks(group.setting, weights, tuple(found))]
+
+    def _warn_of_floor(self, groups, setting):
+        """Say which groups keep more than was asked for, as some channel must stay."""
+        if setting.final_sparsity is None:
+            return
+        fewest = [Sizes(one, self.round_to, self.min_channels).smallest for one in groups]
+        wanted = [one.channels * (1 - setting.final_sparsity) for one in groups]
+        if isinstance(setting.allocation, Global):
+            fewest, wanted = [sum(fewest)], [sum(wanted)]
+            names = ["all groups together"]
+        else:
+            names = [one.name for one in groups]
+        held = [
+            f"{name} ({least} channel{'s' * (least > 1)})"
+            for name, least, want in zip(names, fewest, wanted)
+            if least - want > 0.5  # Not by rounding alone.
+        ]
+        if held:
+            warnings.warn(
+                f"A sparsity of {setting.final_sparsity:g} would leave fewer channels than "
+                f"`min_channels` and `round_to` allow, so more stay: {', '.join(held[:10])}"
+                + (", ..." if len(held) > 10 else ".")
+                + " Ask these layers for less with `layers`, or expect this.",
+                stacklevel=2,
+            )
 
 
 _NEEDS_MODEL = (
@@ -175,6 +202,42 @@ class ChannelMasks(selection.Group):
         """Return `(channels that are zero now, all)`."""
         total = sum(group.channels for group in self.channel_groups)
         return total - sum(int(_backend.count_true(one)) for one in self._alive()), total
+
+    def held(self):
+        """Return the masks that keep the channels that are zero now; see `selection.Group.held`."""
+        alive = self._alive()
+        return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
+
+    def missing(self, sparsity):
+        """Return how many channels are not zero now that are to be at a sparsity, at least 0."""
+        gone, total = self.count()
+        if isinstance(self.setting.allocation, Global):
+            slack = len(self.channel_groups) * self.setting.pattern.round_to
+            return max(round(sparsity * total) - slack - gone, 0)
+        asked = (self._rounded(one, sparsity * one.channels) for one in self.channel_groups)
+        return max(sum(int(count) for count in asked) - gone, 0)
+
+    def floored(self, sparsity):
+        """Return nothing: `min_channels` says how many channels stay."""
+        return []
+
+    def only(self, variables):
+        """Return the masks of the channels that live in `variables` only; None if none do."""
+        known = {id(variable) for variable in variables}
+        trained = {id(weight.variable) for weight in self.weights}
+        found = tuple(
+            group
+            for group in self.channel_groups
+            if all(
+                id(slot.use.variable) in known or id(slot.use.variable) not in trained
+                for slot in group.slots
+            )
+        )
+        used = {id(slot.use.variable) for group in found for slot in group.slots}
+        weights = tuple(w for w in self.weights if id(w.variable) in used)
+        if not weights:
+            return None
+        return dataclasses.replace(self, weights=weights, channel_groups=found)
 
     def restored(self, sparsity):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""

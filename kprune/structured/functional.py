@@ -3,8 +3,9 @@
 import keras
 
 from kprune import selection
-from kprune.export.signature import describe
-from kprune.structured.graph import is_graph
+from kprune.measure.inputs import possible_inputs
+from kprune.structured.graph import is_graph, nodes
+from kprune.structured.reasons import first_line
 
 
 def functional_form(model):
@@ -19,22 +20,46 @@ def functional_form(model):
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: not built, or a `call` that Keras cannot record.
+        ValueError: no weights yet, or a `call` that Keras cannot record.
     """
     selection.check_model(model)
     if is_graph(model):
         return model
+    errors = []
     try:
-        inputs = keras.tree.map_structure(
-            lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype),
-            describe(model).arguments,
-        )
-        outputs = model.call(*inputs)
-        return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
-    except Exception as error:
-        raise ValueError(
-            f"Channels can only be followed through a graph of layers, and {model.name!r} "
-            f"({type(model).__name__}) is a subclassed model whose `call` could not be recorded "
-            f"as one: {str(error).strip().splitlines()[0]} Write it as a functional model: "
-            "keras.Model(inputs, outputs) of the layers' calls on keras.Input(...)."
-        ) from error
+        for arguments in possible_inputs(model):
+            try:
+                return _recorded(model, arguments)
+            except Exception as error:
+                errors.append(error)
+    except ValueError as error:  # Nothing tells what it is called on.
+        errors.append(error)
+    raise ValueError(
+        f"Channels can only be followed through a graph of layers, and {model.name!r} "
+        f"({type(model).__name__}) is a subclassed model whose `call` could not be recorded "
+        f"as one: {first_line(errors[0])} Write it as a functional model: "
+        "keras.Model(inputs, outputs) of the layers' calls on keras.Input(...)."
+    ) from errors[0]
+
+
+def _recorded(model, arguments):
+    """The functional model of a call on inputs of these shapes and types."""
+    inputs = keras.tree.map_structure(
+        lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype), arguments
+    )
+    outputs = model.call(*inputs)
+    functional = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
+    read = [n.arguments.keras_tensors for n in nodes(functional) if _takes_strings(n.operation)]
+    strings = {id(tensor) for tensors in read for tensor in tensors if tensor.dtype != "string"}
+    if not any(id(tensor) in strings for tensor in functional.inputs):
+        return functional
+    return _recorded(
+        model,
+        keras.tree.map_structure(
+            lambda t: keras.KerasTensor(t.shape, "string" if id(t) in strings else t.dtype), inputs
+        ),
+    )
+
+
+def _takes_strings(operation):
+    return isinstance(operation, keras.layers.TextVectorization | keras.layers.StringLookup)

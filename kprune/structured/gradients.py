@@ -2,6 +2,7 @@
 
 import keras
 
+from kprune.structured.reasons import first_line
 from kprune.structured.surgery import cut
 
 _BATCH = 32
@@ -67,7 +68,7 @@ def scores_on_data(graph, criterion, data, loss=None):
         raise ValueError(
             f"{model.name!r} cannot be trained on `data`; it needs batches of inputs of shape "
             f"{model.input_shape} and targets for the loss {loss!r}. Keras says: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     if not recorder.built:
         raise ValueError("`data` has no batch in it.")

@@ -3,11 +3,15 @@
 import keras
 from keras.src.backend import compute_output_spec
 from keras.src.models.functional import Functional
+from keras.src.ops.core import WhileLoop
 from keras.src.ops.function import Function
 
 from kprune.structured.call import Call, LayerChannels
+from kprune.structured.captures import captured
+from kprune.structured.identity import own_functions
 from kprune.structured.labels import Labels
-from kprune.structured.probe import Prober, Unsafe
+from kprune.structured.probe import Prober
+from kprune.structured.reasons import Unsafe
 from kprune.structured.rules import rule_for
 from kprune.structured.tensors import Tensor
 
@@ -40,9 +44,11 @@ class ChannelGraph:
             Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
             for tensor in graph_of(model).inputs
         ]
+        self._users = {}  # From a variable's id to the operations that have or take it.
         for output in self._walk(graph_of(model), inputs):
             if output.labels is not None:
                 self.labels.freeze(output.labels, "an output of the model")
+        self._freeze_shared_variables()
 
     def _walk(self, model, inputs):
         """Follow the channels of `inputs` through a graph; return its outputs."""
@@ -50,8 +56,7 @@ class ChannelGraph:
             self.tensors[id(tensor)] = self._as_before(id(tensor), known)
         for node in nodes(model):
             tensors = [self.tensors[id(t)] for t in node.arguments.keras_tensors]
-            found = self._step(node, tensors, self._plain_outputs(node, tensors))
-            for tensor, output in zip(node.outputs, found):
+            for tensor, output in zip(node.outputs, self._step(node, tensors)):
                 self.tensors[id(tensor)] = self._as_before(id(tensor), output)
         return [self.tensors[id(tensor)] for tensor in model.outputs]
 
@@ -84,30 +89,69 @@ class ChannelGraph:
             outputs = _specified(node.operation.compute_output_spec, args, kwargs)
             if any(None in output.shape[1:] for output in outputs):  # As EinsumDense is told to.
                 outputs = _specified(compute_output_spec, (node.operation.call, *args), kwargs)
-        return [
-            Tensor((None, *output.shape[1:]), keras.backend.standardize_dtype(output.dtype))
-            for output in outputs
-        ]
+        return [Tensor((None, *output.shape[1:]), _dtype(output)) for output in outputs]
 
-    def _step(self, node, tensors, outputs):
+    def _step(self, node, tensors):
+        """The outputs of a node with their channels."""
         operation = node.operation
         if is_graph(operation):
             args, kwargs = node.arguments.fill_in(
                 dict(zip(map(id, node.arguments.keras_tensors), tensors))
             )
             return self._walk(graph_of(operation), in_order(operation, args, kwargs))
+        self._note_variables(operation, node.arguments)
+        try:
+            outputs = self._plain_outputs(node, tensors)
+        except Exception as error:
+            sizes = [[n or self.free_dim for n in output.shape[1:]] for output in node.outputs]
+            outputs = [Tensor((None, *n), _dtype(t)) for n, t in zip(sizes, node.outputs)]
+            return self._stopped(
+                operation, tensors, outputs, Unsafe.because("its shapes are not known", error)
+            )
         try:
             return self._followed(operation, node.arguments, tensors, outputs)
         except Unsafe as unsafe:
-            reason = str(unsafe)
+            return self._stopped(operation, tensors, outputs, unsafe)
+
+    def _stopped(self, operation, tensors, outputs, unsafe):
+        """Freeze the channels that an operation is given; return its outputs without any."""
         frozen = [tensor.labels for tensor in tensors if tensor.labels is not None]
         if isinstance(operation, keras.Layer) and operation.weights:
-            self.untouched[id(operation)] = operation, reason
+            self.untouched[id(operation)] = operation, str(unsafe)
             if id(operation) in self.layers:  # Its other call had none of this.
                 frozen += self.layers[id(operation)].made.values()
         for labels in frozen:
-            self.labels.freeze(labels, f"{type(operation).__name__} {operation.name!r}: {reason}")
+            self.labels.freeze(labels, f"{_named(operation)}: {unsafe}")
         return outputs
+
+    def _note_variables(self, operation, arguments):
+        taken = keras.tree.flatten((arguments.args, arguments.kwargs))
+        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        functions = [f for part in parts for f in own_functions(part).values()]
+        for function in [*taken, *functions]:
+            taken += captured(function)
+        variables = operation.variables if isinstance(operation, keras.Layer) else []
+        for thing in taken:
+            if isinstance(thing, keras.Layer):
+                variables = variables + thing.variables
+            elif isinstance(thing, keras.Variable):
+                variables = [*variables, thing]
+        for variable in variables:
+            users = self._users.setdefault(id(variable), [])
+            if not any(user is operation for user in users):
+                users.append(operation)
+
+    def _freeze_shared_variables(self):
+        """What several operations have in common, as an embedding and the output, stays."""
+        for record in self.layers.values():
+            for use in record.uses.values():
+                users = self._users.get(id(use.variable), [])
+                names = [repr(one.name) for one in users if one is not record.layer]
+                for labels in use.axes.values() if names else ():
+                    reason = (
+                        f"its variable {use.variable.name!r} is also used by {', '.join(names[:3])}"
+                    )
+                    self.labels.freeze(labels, f"{_named(record.layer)}: {reason}")
 
     def _followed(self, operation, arguments, tensors, outputs):
         """The outputs of an operation with their channels, by its rule or by trying it out."""
@@ -120,7 +164,22 @@ class ChannelGraph:
         if rule is None:
             return self._prober.follow(operation, arguments, tensors, outputs)
         record = self.layers.setdefault(id(operation), LayerChannels(operation))
-        return rule(Call(record, operation, (), arguments, tensors, outputs, self.labels))
+        try:
+            return rule(Call(record, operation, (), arguments, tensors, outputs, self.labels))
+        except Unsafe:
+            raise
+        except Exception as error:
+            if not rule.__module__.startswith(f"{__package__}."):
+                raise  # The user's own: to be mended there.
+            raise Unsafe.because("its rule does not fit it", error) from error
+
+
+def _named(operation):
+    return f"{type(operation).__name__} {operation.name!r}"
+
+
+def _dtype(tensor):
+    return keras.backend.standardize_dtype(tensor.dtype)
 
 
 def _specified(function, args, kwargs):
@@ -173,6 +232,8 @@ def _unknown(operation):
         return "a Lambda layer may do anything"
     if isinstance(operation, Function):
         return f"{kind.__name__} overrides `call`"
+    if isinstance(operation, WhileLoop):
+        return "how often it runs may depend on the channels"
     if kind.__module__.partition(".")[0] != "keras":
         return "a custom layer without a rule (see kprune.register_channel_rule)"
     if isinstance(operation, keras.Layer) and operation.weights:

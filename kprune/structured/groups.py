@@ -9,6 +9,7 @@ import numpy as np
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.structured.call import Use
+from kprune.structured.costs import Cost
 from kprune.structured.labels import FIXED
 
 
@@ -190,40 +191,6 @@ def _count_costs(groups):
         less = cost(fewer)
         group.parameters = round(weights - less[0])
         group.flops = round(products - less[1])
-
-
-class Cost:
-    """Weights and FLOPs of the model as a function of how many channels each group keeps.
-
-    Only what has channels counts: a constant share of the model is not in it.
-
-    Args:
-        groups: list of all `ChannelGroup`s of a model.
-    """
-
-    def __init__(self, groups):
-        uses, rows = {}, []
-        for g, group in enumerate(groups):
-            for slot in group.slots:
-                position, _ = uses.setdefault(id(slot.use), (len(uses), slot.use))
-                share = np.sum(slot.index >= 0) / group.channels / len(slot.index)
-                rows.append((position, slot.axis, g, share))
-        found = [use for _, use in uses.values()]
-        self._sizes = np.array([use.size for use in found], float)
-        self._multiplied = np.array([2 * use.applications for use in found], float)
-        self._stored = np.array([use.variable is not None for use in found], float)
-        self._channels = np.array([group.channels for group in groups])
-        axes = {key: i for i, key in enumerate(dict.fromkeys(row[:2] for row in rows))}
-        self._use = np.array([use for use, _ in axes], int)
-        self._shares = np.zeros((len(axes), len(groups)))
-        for use, axis, g, share in rows:
-            self._shares[axes[use, axis], g] = share
-
-    def __call__(self, kept):
-        """Return `(weights, flops)` with `kept[i]` channels in the i-th group."""
-        left = self._sizes.copy()
-        np.multiply.at(left, self._use, 1 - self._shares @ (self._channels - kept))
-        return left @ self._stored, left @ self._multiplied
 
 
 @dataclasses.dataclass(repr=False)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from kprune.structured.graph import graph_of, in_order, is_graph, nodes
+from kprune.structured.reasons import first_line
 
 _PRODUCTS = ("Multiply",)
 _EXAMPLES = 2
@@ -39,8 +40,17 @@ def inflows(graph):
 
     Returns:
         Dict from a layer's id to a list of `Inflow`s, one for each input with channels.
+
+    Raises:
+        ValueError: a model that cannot be run on random inputs.
     """
-    return _Run(graph).found
+    try:
+        return _Run(graph).found
+    except Exception as error:
+        raise ValueError(
+            f"What {graph.model.name!r} does with empty channels could not be found out by running "
+            f"it on random inputs: {first_line(error)}"
+        ) from error
 
 
 @dataclasses.dataclass(eq=False)
@@ -189,4 +199,6 @@ def _held(value, axis):
 def _random(random, shape, dtype):
     if keras.backend.is_float_dtype(dtype):
         return keras.ops.cast(random.normal(size=shape).astype("float32"), dtype)
+    if dtype == "string":
+        return keras.ops.convert_to_tensor(random.choice(["a", "b"], shape), dtype="string")
     return keras.ops.cast(random.integers(0, 2, shape), dtype)

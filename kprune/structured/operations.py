@@ -26,9 +26,14 @@ def resized(operation, args, kwargs, inputs, outputs):
 
 
 def made_anew(operation, **changes):
-    """Return a new operation of the same configuration, but for some changes."""
-    config = {**operation.get_config(), **changes}
-    return type(operation).from_config(config)
+    """Return a new operation of the same name and configuration, but for some changes."""
+    config = operation.get_config()
+    name = changes.pop("name", operation.name)
+    if "name" in config:
+        config["name"] = name
+    new = type(operation).from_config({**config, **changes})
+    new.name = name
+    return new
 
 
 def _reshape(name, operation, args, kwargs, inputs, outputs):

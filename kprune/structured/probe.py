@@ -8,13 +8,13 @@ less the channels that the answer says. So nothing is assumed of an operation, a
 what mixes channels, or names their number in its arguments, is found out.
 """
 
-import json
-
 import keras
 import numpy as np
 
+from kprune.structured.identity import identity_of
 from kprune.structured.labels import FIXED, Labels
 from kprune.structured.operations import call, resized
+from kprune.structured.reasons import Unsafe
 from kprune.structured.tensors import drop
 
 _NONE, _MIXED = -1, -2
@@ -28,12 +28,12 @@ _NEAR_ZERO = 1e-2
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1}
 
 
-class Unsafe(Exception):
-    """An operation through which channels cannot be followed; says why."""
-
-
 class Prober:
-    """Follows labels through operations without weights; remembers equal operations."""
+    """Follows labels through operations without weights; remembers equal operations.
+
+    Two operations are equal only if all that decides what they compute is: see
+    `identity_of`.
+    """
 
     def __init__(self, labels):
         self._labels = labels
@@ -49,21 +49,33 @@ class Prober:
             outputs: list of `Tensor`s without channels.
 
         Raises:
-            Unsafe: channels mix, or their number is in the operation's arguments.
+            Unsafe: channels mix, their number is in the operation's arguments, or the
+                operation raised whatever exception while it was tried out.
         """
+        try:
+            return self._follow(operation, arguments, inputs, outputs)
+        except Unsafe:
+            raise
+        except Exception as error:
+            raise Unsafe.because("could not be tried out", error) from error
+
+    def _follow(self, operation, arguments, inputs, outputs):
         # Seen in training alone, which is not tried out.
         if any(n not in (None, 1) for n in getattr(operation, "noise_shape", None) or ()):
             raise Unsafe("its noise_shape may name the number of channels")
         inputs = [self._with_several(tensor) for tensor in inputs]
         if all(tensor.axis is None for tensor in inputs):
             return outputs
+        if any(isinstance(a, keras.Variable) for a in _leaves(arguments)):
+            raise Unsafe("takes a variable that may change")
         run = _Run(operation, arguments, inputs, outputs)
         key = run.key()
         if key not in self._known:
-            self._known[key] = run.relations()
+            self._known[key] = run.relations(), run.full
+        relations, run.full = self._known[key]
         followed = [
             self._with_labels(output, relation, run.numbers)
-            for output, relation in zip(outputs, self._known[key])
+            for output, relation in zip(outputs, relations)
         ]
         self._check(run, followed, key)
         return followed
@@ -121,25 +133,18 @@ class _Run:
         for i, tensor in enumerate(inputs):
             if tensor.axis is not None:
                 self.numbers[i], self.codes[i] = np.unique(tensor.labels, return_inverse=True)
-        self._full = False
+        self.full = False  # Whether only the tensors' real lengths will do.
 
     def key(self):
         """What the outcome depends on."""
-        try:
-            config = dict(self.operation.get_config())
-            config.pop("name", None)
-            config = json.dumps(config, sort_keys=True, default=repr)
-        except Exception:
-            config = str(id(self.operation))
         known = {id(t): i for i, t in enumerate(self.arguments.keras_tensors)}
-        plain = self.arguments.convert(
-            lambda a: f"<{known[id(a)]}>" if id(a) in known else _told(a)
-        )
-        tensors = [(t.shape, t.dtype, t.axis) for t in self.inputs]
+        plain = self.arguments.convert(lambda a: _Place(known[id(a)]) if id(a) in known else a)
         return (
-            type(self.operation), config, repr(plain), repr(tensors),
+            identity_of(self.operation),
+            identity_of(plain),
+            *((t.shape, t.dtype, t.axis) for t in (*self.inputs, *self.outputs)),
             *((i, codes.tobytes()) for i, codes in self.codes.items()),
-        )  # fmt: skip
+        )
 
     def relations(self):
         """Say for each output `(axis, [(input, positions, codes)])`, or None without channels."""
@@ -148,14 +153,8 @@ class _Run:
         except Unsafe:
             raise
         except Exception:
-            pass  # Not at these lengths; the real ones decide.
-        self._full = True
-        try:
+            self.full = True  # Not at these lengths; the real ones decide.
             return self._relations()
-        except Unsafe:
-            raise
-        except Exception as error:
-            raise Unsafe(f"could not be tried out: {str(error).splitlines()[0][:200]}") from error
 
     def _relations(self):
         found = {i: self._dependencies(i) for i in self.codes}
@@ -226,9 +225,7 @@ class _Run:
         long = {t.shape[t.axis] for t in self.inputs if t.axis is not None}
         values = []
         for tensor in self.inputs:
-            shape = tuple(
-                n if self._full or n in long else min(n, _SMALL) for n in tensor.shape[1:]
-            )
+            shape = tuple(n if self.full or n in long else min(n, _SMALL) for n in tensor.shape[1:])
             if _is_float(tensor):
                 value = random.uniform(0.25, 0.75, (batch, *shape))
             elif fill is None:
@@ -275,12 +272,12 @@ def _changed(random, values, low, high):
     return random.uniform(low, high, values.shape).astype(values.dtype)
 
 
-def _told(argument):
-    """An argument as text; an array with all that is in it."""
-    if hasattr(argument, "shape"):
-        array = np.asarray(keras.ops.convert_to_numpy(argument))
-        return f"{array.shape}{array.dtype}{array.tobytes().hex()}"
-    return repr(argument)
+class _Place(int):
+    """The number of a tensor, where it stands among an operation's arguments."""
+
+
+def _leaves(arguments):
+    return keras.tree.flatten((arguments.args, arguments.kwargs))
 
 
 def _kept(tensor, roots, gone):

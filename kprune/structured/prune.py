@@ -1,5 +1,6 @@
 """Remove the least important channels from a model, to a budget."""
 
+import contextlib
 import numbers
 import warnings
 
@@ -10,11 +11,12 @@ from kprune import selection
 from kprune.allocation import Global, Uniform
 from kprune.criteria import Criterion, Magnitude
 from kprune.measure.flops import flops as count_flops
-from kprune.structured.budget import Sizes, check_counts, fit_budget
+from kprune.structured.budget import Sizes, check_counts, fit_budget, fit_measured
+from kprune.structured.costs import Cost, calibrate
 from kprune.structured.functional import functional_form
 from kprune.structured.gradients import scores_on_data
 from kprune.structured.graph import ChannelGraph
-from kprune.structured.groups import ChannelReport, Cost, find_groups, open_groups
+from kprune.structured.groups import ChannelReport, find_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.surgery import cut
 
@@ -41,6 +43,8 @@ def channel_groups(model, free_dim=None):
         ValueError: not built; a subclassed model that cannot be traced.
     """
     graph = ChannelGraph(functional_form(model), free_dim)
+    with contextlib.suppress(ValueError):  # Then the rules' own counts are what there is.
+        calibrate(graph)
     untouched = [
         (layer.name, type(layer).__name__, reason) for layer, reason in graph.untouched.values()
     ]
@@ -117,35 +121,39 @@ def prune_channels(
     criterion, allocation = criterion or Magnitude(), allocation or Global()
     _check_kinds(criterion, allocation)
     graph = ChannelGraph(functional_form(model), free_dim)
+    total = _total(kind, graph)
     groups = find_groups(graph)
     open_groups(groups, model, selection.choose(selection.weights(model), layers))
-    total = _measured(kind, graph.model, graph.free_dim)
-    cost = _cost(kind, total, groups)
-    everything = np.array([group.channels for group in groups])
-    target = share * cost(everything)
     sizes = [Sizes(group, round_to, min_channels) for group in groups]
-    _check_reach(kind, share, cost, sizes, everything, groups)
     scores = _scores(graph, groups, criterion, data, loss)
-    uniform = isinstance(allocation, Uniform)
-    kept = fit_budget(sizes, scores, cost, target, uniform)
-    gone = [
-        group.roots[np.argsort(score, kind="stable")[: group.channels - number]]
-        for group, score, number in zip(groups, scores, kept)
-    ]
-    small = cut(graph, np.concatenate(gone))
-    expected = reached = cost(kept) / cost(everything)
-    if total is not None:
-        reached = _measured(kind, small, graph.free_dim) / total
+    cost = _cost(kind, total, groups)
+    everything = cost(np.array([group.channels for group in groups]))
+
+    def kept_for(aim):
+        return fit_budget(sizes, scores, cost, aim, isinstance(allocation, Uniform))
+
+    def measured(kept):
+        gone = [
+            group.roots[np.argsort(score, kind="stable")[: group.channels - number]]
+            for group, score, number in zip(groups, scores, kept)
+        ]
+        small = cut(graph, np.concatenate(gone))
+        expected = cost(kept) / everything
+        return small, _measured(kind, small, graph.free_dim, total) or expected, expected
+
+    _check_reach(kind, share, cost, sizes, everything, groups, measured)
+    kept, small, reached = fit_measured(kept_for, measured, everything, share, _NEAR)
     if abs(reached - share) > _NEAR * share:
-        foreseen = abs(reached - expected) <= _NEAR * share
+        fewest = [
+            f"{group.name} ({number})"
+            for group, one, number in zip(groups, sizes, kept)
+            if not group.frozen and number == one.smallest
+        ]
         warnings.warn(
-            f"{kind}={share:g} was asked for and {reached:.3f} reached: "
-            + (
-                f"with numbers of channels that are multiples of round_to={round_to} nothing "
-                "comes nearer."
-                if foreseen
-                else f"{expected:.3f} was computed beforehand. Ask for a little less or more."
-            ),
+            f"{kind}={share:g} was asked for and {reached:.3f} reached: with numbers of channels "
+            f"that are multiples of round_to={round_to} nothing that was tried comes nearer"
+            + (f"; at their fewest are {', '.join(fewest[:10])}" if fewest else "")
+            + ".",
             stacklevel=2,
         )
     return small
@@ -170,11 +178,24 @@ def _check_kinds(criterion, allocation):
         raise TypeError(f"`allocation` must be Global() or Uniform(). Received: {allocation!r}")
 
 
-def _measured(kind, model, free_dim):
-    """What a model has of a budget's kind; None for channels, which only groups count."""
+def _total(kind, graph):
+    """What the model has of a budget's kind; None for channels, which only groups count."""
+    if kind != "flops":
+        return graph.model.count_params() if kind == "params" else None
+    total = calibrate(graph)
+    if not total:
+        raise ValueError(
+            f"No FLOPs of {graph.model.name!r} could be counted; see kprune.flops(model). Give "
+            "`params` or `channels` instead."
+        )
+    return total
+
+
+def _measured(kind, small, free_dim, total):
+    """The share of the model's total that a smaller model has; None for channels."""
     if kind == "params":
-        return model.count_params()
-    return count_flops(model, free_dim=free_dim).total if kind == "flops" else None
+        return small.count_params() / total
+    return count_flops(small, free_dim=free_dim).total / total if kind == "flops" else None
 
 
 def _cost(kind, total, groups):
@@ -189,8 +210,12 @@ def _cost(kind, total, groups):
     return lambda kept: constant + cost(kept)[which]
 
 
-def _check_reach(kind, share, cost, sizes, everything, groups):
-    least = cost(np.array([one.smallest for one in sizes])) / cost(everything)
+def _check_reach(kind, share, cost, sizes, everything, groups, measured):
+    """Raise unless the smallest model, measured if need be, is within the budget."""
+    fewest = np.array([one.smallest for one in sizes])
+    least = cost(fewest) / everything
+    if least > share * (1 + _NEAR):
+        _, least, _ = measured(fewest)
     if least <= share * (1 + _NEAR):
         return
     frozen = [f"{group.name} ({group.frozen[0]})" for group in groups if group.frozen]

@@ -1,14 +1,14 @@
 """A smaller model: the same layers and operations, with fewer channels."""
 
 import collections
-import copy
-import types
+import warnings
 
 import keras
 import numpy as np
-from keras.src.saving import serialization_lib
 
+from kprune.structured import captures, rebuild
 from kprune.structured.graph import graph_of, is_graph, nodes
+from kprune.structured.identity import own_functions
 from kprune.structured.operations import made_anew, resized
 
 
@@ -28,7 +28,7 @@ def cut(graph, gone, adjust=None, biases=None):
         is as it was.
 
     Raises:
-        ValueError: a layer that cannot be made anew from its configuration.
+        ValueError: a layer that cannot be made again from its configuration.
     """
     return _Surgeon(graph, np.asarray(gone), biases or {}).model(adjust)
 
@@ -39,13 +39,16 @@ class _Surgeon:
         self._new = {}  # From the id of a layer or model to the new one.
         self._variants = collections.defaultdict(list)  # Of layers that are resized by the call.
         self._layers = []  # The old layers that have new ones.
+        self._variables = {}  # From the id of a variable to the new one.
+        self._shared = _shared_parts(graph.model)
 
     def model(self, adjust):
-        # A Lambda's code is the user's own, and in this process already.
-        with serialization_lib.SafeModeScope(False):
-            new = self._rebuilt(self._graph.model)
+        new = self._rebuilt(self._graph.model)
         for layer in self._layers:
             self._copy_weights(layer)
+            self._share_variables(layer)
+            if id(layer) not in self._graph.layers:
+                rebuild.copy_state(layer, self._new[id(layer)])
         for record in self._graph.layers.values():
             for (path, _), (labels, function) in record.after.items():
                 share = float(np.mean(self._kept(labels)))
@@ -54,6 +57,8 @@ class _Surgeon:
                     layer = getattr(layer, name)
                 if share < 1:
                     function(layer, share)
+        for layer in self._layers:
+            rebuild.copy_trainable(layer, self._new[id(layer)])
         if adjust is not None:
             adjust(lambda layer: self._new[id(layer)])
         return new
@@ -65,8 +70,7 @@ class _Surgeon:
         """Build a Sequential or functional model anew from its graph."""
         build = self._sequential if isinstance(model, keras.Sequential) else self._functional
         new = build(model)
-        if not model.trainable:
-            new.trainable = False
+        new._trainable = model._trainable  # The layers inside have their own.
         return new
 
     def _sequential(self, model):
@@ -82,7 +86,7 @@ class _Surgeon:
         inputs = keras.tree.map_structure(self._inputs, model._inputs_struct)
         tensors = dict(zip(map(id, model.inputs), keras.tree.flatten(inputs)))
         for node in nodes(model):
-            args, kwargs = node.arguments.fill_in(tensors)
+            args, kwargs = keras.tree.map_structure(self._argument, node.arguments.fill_in(tensors))
             operation, args, kwargs = self._operation(node, list(args), kwargs)
             outputs = keras.tree.flatten(operation(*args, **kwargs))
             tensors.update(zip(map(id, node.outputs), outputs))
@@ -104,7 +108,7 @@ class _Surgeon:
         """What a node calls in the new model, and on what."""
         old = node.operation
         if id(old) not in self._new:
-            self._new[id(old)] = self._made_anew(old)
+            self._new[id(old)] = self._made_again(old)
         new, args, kwargs = resized(
             self._new[id(old)],
             args,
@@ -131,30 +135,75 @@ class _Surgeon:
         known = self._graph.tensors[id(tensor)]
         return known.axis, None if known.axis is None else self._kept(known.labels)
 
-    def _made_anew(self, operation):
+    def _argument(self, value):
+        """An argument of a call; of a variable the new one, or the value if no layer owns it."""
+        if not isinstance(value, keras.Variable):
+            return captures.rebound(value, self._new_of)
+        new = self._new_of(value)
+        if new is not None:
+            return new
+        warnings.warn(
+            f"{value.path} is no layer's variable, so it is a constant in the smaller model and "
+            "will not be trained there. Put it into a layer.",
+            stacklevel=2,
+        )
+        return keras.ops.convert_to_numpy(value)
+
+    def _new_of(self, value):
+        """The new layer or variable in the place of an old one, or None."""
+        if not isinstance(value, keras.Variable):
+            return self._new.get(id(value))
+        for layer in self._layers:
+            for variable, new in zip(layer.weights, self._new[id(layer)].weights):
+                if variable is value:
+                    return new
+        return None
+
+    def _rebind(self, operation):
+        """Have the functions of a new operation refer to new layers and variables."""
+        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        for part in parts:
+            for name, function in own_functions(part).items():
+                vars(part)[name] = captures.rebound(function, self._new_of)
+
+    def _made_again(self, operation):
         if is_graph(operation):
             return self._rebuilt(operation)
         if not isinstance(operation, keras.Layer):
-            return _fresh(operation)
-        config = _unbuilt(operation.get_config())
+            new = rebuild.rebuilt_operation(operation)
+            self._rebind(new)
+            return new
         record = self._graph.layers.get(id(operation))
-        for path, (labels, function) in (record.sizes if record else {}).items():
-            _set_entry(config, path, function(self._kept(labels).sum()))
-        if id(operation) in self._biases:
-            config["use_bias"] = True
-        # Weights are copied: random ones, which JAX would compile, are not wanted before.
-        config.update(dict.fromkeys(_initializers(operation).keys() & config.keys(), "zeros"))
-        config.update(_functions(operation, config))
-        try:
-            new = type(operation).from_config(config)
-        except Exception as error:
-            raise ValueError(
-                f"The layer {operation.name!r} cannot be made anew from its configuration; its "
-                "class needs a `get_config()` that has every argument of its constructor. "
-                f"Received: {type(operation).__name__}, which raised: {error}"
-            ) from error
+
+        def change(config):
+            for path, (labels, function) in (record.sizes if record else {}).items():
+                _set_entry(config, path, function(self._kept(labels).sum()))
+            if id(operation) in self._biases:
+                config["use_bias"] = True
+            # Weights are copied: random ones, which JAX would compile, are not wanted before.
+            config.update(dict.fromkeys(_initializers(operation).keys() & config.keys(), "zeros"))
+
+        new = rebuild.rebuilt_layer(operation, change)
+        self._rebind(new)
+        self._share_parts(operation, new)
         self._layers.append(operation)
         return new
+
+    def _share_parts(self, layer, new):
+        """What several layers have inside them is the same one in the new layers."""
+        for old, part in list(zip(layer._layers, new._layers)):
+            if id(old) not in self._shared:
+                self._share_parts(old, part)
+            elif self._new.setdefault(id(old), part) is not part:
+                rebuild.replace(new, part, self._new[id(old)])
+
+    def _share_variables(self, layer):
+        """A variable of several layers is one in the new layers, too."""
+        for old, part in rebuild.pairs(layer, self._new[id(layer)]):
+            for variable, new in zip(rebuild.own_variables(old), rebuild.own_variables(part)):
+                known = self._variables.setdefault(id(variable), new)
+                if known is not new:
+                    rebuild.replace(part, new, known)
 
     def _copy_weights(self, layer):
         new_layer, bias = self._new[id(layer)], self._biases.get(id(layer))
@@ -190,32 +239,23 @@ def _initializers(layer):
     return {name: v for name, v in found if isinstance(v, keras.initializers.Initializer)}
 
 
-def _fresh(operation):
-    """The same operation, without the old one's place in a graph."""
-    try:
-        return made_anew(operation)
-    except NotImplementedError:  # Of arguments that are no plain values.
-        new = copy.copy(operation)
-        new._inbound_nodes, new._outbound_nodes = [], []
-        return new
+def _shared_parts(model):
+    """The ids of layers that are in several layers of a graph, or in one and in the graph."""
+    seen, shared = set(), set()
 
+    def visit(graph):
+        for operation in dict.fromkeys(node.operation for node in nodes(graph_of(graph))):
+            if is_graph(operation):
+                visit(operation)
+            elif isinstance(operation, keras.Layer) and id(operation) not in visited:
+                visited.add(id(operation))
+                parts = {id(part) for part in operation._flatten_layers()}
+                shared.update(parts & seen)
+                seen.update(parts)
 
-def _functions(layer, config):
-    """The layer's own functions, such as an activation: a configuration may not tell them all."""
-    if isinstance(layer, keras.layers.Lambda):
-        return {}
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if name in config and isinstance(value, types.FunctionType)
-    }
-
-
-def _unbuilt(config):
-    """A copy of a configuration, where layers inside the layer have no shapes yet."""
-    if isinstance(config, dict):
-        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
-    return copy.deepcopy(config)
+    visited = set()
+    visit(model)
+    return shared
 
 
 def _set_entry(config, path, value):

@@ -1,5 +1,10 @@
 """On JAX and torch a child process converts; the reference stays in the user's backend."""
 
+import json
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -87,3 +92,75 @@ def test_objects_that_cannot_travel(tmp_path):
     with pytest.raises(ExportError, match="could not be sent along: Locked"):
         export_onnx(model, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def times(factor):
+    def scaled(x):
+        return x * factor
+
+    return scaled
+
+
+def twin(factor):
+    class Twin(layers.Layer):
+        def call(self, x):
+            return x + factor
+
+    return Twin
+
+
+def relu(x):
+    return ops.square(x)
+
+
+def test_each_of_one_name_arrives_as_itself(tmp_path):
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(8, activation=times(2.0))(x)
+    x = layers.Dense(8, activation=times(-3.0))(x)
+    x = layers.Dense(8, activation=relu)(x)  # Keras has one of that name
+    x = layers.Lambda(times(0.5))(twin(1.0)()(twin(-7.0)()(x)))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    before = json.dumps(keras.saving.serialize_keras_object(model))
+    report = export_onnx(model, tmp_path / "m.onnx")
+    arguments, feed = fresh_inputs(model, 3)
+    (output,) = run_onnx(report.path, feed).values()
+    (expected,) = keras_outputs(model, arguments)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-4)
+    assert json.dumps(keras.saving.serialize_keras_object(model)) == before
+
+
+SCRIPT = """
+import sys
+import keras, mine
+from kprune.export import export_onnx
+model = keras.Sequential([keras.Input((4,)), mine.Halve(), keras.layers.Dense(2)])
+export_onnx(model, sys.argv[1])
+assert "pickle" in sys.modules and not hasattr(sys.modules["pickle"], "TRAP")
+"""
+MINE = """
+import keras
+
+class Halve(keras.layers.Layer):
+    def call(self, x):
+        return x / 2
+"""
+
+
+def test_it_imports_from_where_its_parent_does_and_from_nowhere_else(tmp_path):
+    script, here = tmp_path / "script", tmp_path / "here"
+    script.mkdir()
+    here.mkdir()
+    (script / "main.py").write_text(SCRIPT)
+    (script / "mine.py").write_text(MINE)
+    for name in ("pickle", "json", "keras", "mine"):
+        (here / f"{name}.py").write_text(f"TRAP = open({str(tmp_path / 'trapped')!r}, 'w')")
+    path = os.pathsep.join(entry for entry in sys.path if os.path.isabs(entry))
+    subprocess.run(
+        [sys.executable, str(script / "main.py"), str(tmp_path / "m.onnx")],
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": path},
+        check=True,
+    )
+    assert (tmp_path / "m.onnx").exists()
+    assert not (tmp_path / "trapped").exists()

@@ -43,7 +43,7 @@ def matrix(rows, columns, sparsity, dtype, seed=0):
     return (values * (rng.random((rows, columns)) >= sparsity)).astype(dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 300),
     st.integers(1, 300),

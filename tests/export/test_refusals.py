@@ -164,6 +164,45 @@ def test_operations_a_format_does_not_have(format, tmp_path):
     )
 
 
+def one_line(error):
+    return len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@on_tensorflow
+def test_operations_that_only_tensorflow_itself_could_run_are_one_line(tmp_path):
+    import tensorflow as tf
+
+    def suppressed(x):
+        return tf.image.combined_non_max_suppression(x[0][:, :, None], x[1], 5, 5)[0]
+
+    boxes = keras.Input((20, 8))
+    dense = [keras.layers.Dense(4)(boxes), keras.layers.Dense(3)(boxes)]
+    model = keras.Model(boxes, keras.layers.Lambda(suppressed, output_shape=(5, 4))(dense))
+    with pytest.raises(ExportError, match="no operator for CombinedNonMaxSuppression") as error:
+        export_tflite(model, tmp_path / "m.tflite")
+    assert one_line(error)
+
+
+@on_tensorflow
+def test_free_image_sizes_are_one_line(tmp_path):
+    image = keras.Input((None, None, 3), name="photo")
+    x = keras.layers.UpSampling2D()(keras.layers.Conv2D(8, 3, padding="same")(image))
+    model = keras.Model(image, keras.layers.Conv2D(2, 3)(x))
+    with pytest.raises(ExportError, match=r"Conv2D where sizes are left free.*'photo'") as error:
+        export_tflite(model, tmp_path / "m.tflite")
+    assert one_line(error)
+    export_onnx(model, tmp_path / "m.onnx")
+
+
+@each_format
+@pytest.mark.parametrize("wrap", [lambda layer: layer, keras.layers.Bidirectional])
+def test_layers_that_keep_a_state(format, wrap, tmp_path):
+    inputs = keras.Input(batch_shape=(1, 5, 3))
+    model = keras.Model(inputs, wrap(keras.layers.GRU(4, stateful=True, name="memory"))(inputs))
+    match = r"state of .*memory.*stateful=False"
+    refused(ExportError, match, EXPORTS[format], model, tmp_path / f"m.{format}", batch_size=1)
+
+
 @on_tensorflow
 def test_functions_compiled_by_xla_are_named(tmp_path):
     import tensorflow as tf

@@ -42,7 +42,9 @@ for policy, criterion, built in (
 
 JAX_DATA_PARALLEL = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
 import keras, kprune
 from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
 keras.distribution.set_distribution(keras.distribution.DataParallel())

@@ -105,7 +105,7 @@ def test_a_file_that_claims_too_much_memory_is_an_error_that_names_it(tmp_path):
     from onnx import helper
 
     path = onnx_file(
-        tmp_path / "large.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 10**6, 10**5]
+        tmp_path / "large.onnx", [helper.make_node("Relu", ["x"], ["y"])], {}, [1, 10**7, 10**7]
     )
     with pytest.raises(ValueError, match=r"large\.onnx could not be run: MemoryError"):
         benchmark(path, **QUICK)
@@ -114,7 +114,7 @@ def test_a_file_that_claims_too_much_memory_is_an_error_that_names_it(tmp_path):
         helper.make_node("ReduceSum", ["zeros"], ["sum"]),
         helper.make_node("Add", ["x", "sum"], ["y"]),
     ]
-    path = onnx_file(tmp_path / "inside.onnx", nodes, {"shape": [10**6, 10**5]})
+    path = onnx_file(tmp_path / "inside.onnx", nodes, {"shape": [10**7, 10**7]})
     with pytest.raises(ValueError, match=r"inside\.onnx could not be run: .*alloc"):
         benchmark(path, **QUICK)
 

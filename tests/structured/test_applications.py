@@ -45,4 +45,4 @@ def test_application_is_halved_and_exact(name):
     chosen = choose([g for g in groups if not g.frozen and not g.inexact], seed=0)
     mask(chosen)
     (expected,), (got,) = outputs(model, images), outputs(cut(graph, gone_of(chosen)), images)
-    assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()

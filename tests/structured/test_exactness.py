@@ -41,9 +41,7 @@ def test_only_what_must_stay_is_frozen(name):
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
-@settings(
-    max_examples=_EXAMPLES, derandomize=True, deadline=None, database=None, phases=[Phase.generate]
-)
+@settings(max_examples=_EXAMPLES, phases=[Phase.generate])
 @given(seed=st.integers(0, 2**31))
 def test_smaller_model_is_the_masked_model(name, seed):
     model, graph, groups, inputs, weights = _case(name)

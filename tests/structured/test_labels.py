@@ -16,7 +16,7 @@ def test_union_ties_pairwise():
     assert len(np.unique(labels.find(np.concatenate([a, b, c])))) == 3
 
 
-@settings(max_examples=30, derandomize=True, deadline=None, database=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
 def test_sets_are_the_components_of_the_graph(pairs):
     labels = Labels()

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from kprune.structured.probe import Unsafe
+from kprune.structured.reasons import Unsafe
 from kprune.structured.rules.registry import register_channel_rule, rule_for
 
 _GATES = {keras.layers.LSTM: 4, keras.layers.GRU: 3, keras.layers.SimpleRNN: 1}

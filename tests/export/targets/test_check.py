@@ -183,7 +183,7 @@ def test_onnx(tmp_path):
 
 def refuses_or_reports(path):
     """A damaged file gives an error that names it, or a report, soon and in little memory."""
-    start = time.perf_counter()
+    start = time.process_time()
     tracemalloc.start()
     problem = None
     try:
@@ -195,7 +195,7 @@ def refuses_or_reports(path):
         tracemalloc.stop()
     assert problem is None or str(path) in problem
     assert peak < 50e6
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 30
 
 
 @on_tensorflow
@@ -207,7 +207,7 @@ def test_truncated_files(length, tmp_path):
 
 
 @on_tensorflow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damaged_files(data, tmp_path_factory):
     blob = bytearray(as_it_is("plain"))

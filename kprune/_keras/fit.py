@@ -1,0 +1,32 @@
+"""The `fit` call that is under way, as seen from one of its callbacks."""
+
+import keras
+
+
+def run_last(model, function):
+    """Run a function when `fit` ends, after `on_train_end` of the callbacks that were passed.
+
+    Callbacks like `EarlyStopping` change the weights in `on_train_end`, and a callback cannot
+    know whether it stands before or after them. Keras puts the `History` callback of a `fit`
+    behind those that the user passes, and keeps it in `model.history`.
+
+    Args:
+        model: the model that is trained; call this from `on_epoch_begin` of the first epoch.
+        function: takes no arguments.
+
+    Returns:
+        Whether it will run. Not where the callbacks are called by hand, without a `History`.
+    """
+    history = getattr(model, "history", None)
+    # The history of a `fit` that is over has epochs in it.
+    if not isinstance(history, keras.callbacks.History) or getattr(history, "epoch", None) != []:
+        return False
+    on_train_end = history.on_train_end
+
+    def then_run(logs=None):
+        del history.on_train_end
+        on_train_end(logs)
+        function()
+
+    history.on_train_end = then_run
+    return True

@@ -1,0 +1,1 @@
+"""What acts during `fit`, and what it leaves on the model."""

@@ -1,0 +1,69 @@
+"""The last word of a `fit`: what was reached of what was asked."""
+
+import warnings
+
+from kprune import _backend, selection
+from kprune.training import zeros
+from kprune.training.at_risk import watch
+from kprune.training.requests import requests
+
+
+def finish(model, verbose=1):
+    """Print a line on a model's sparsity, and warn of what is less sparse than was asked.
+
+    Args:
+        model: the model that was trained.
+        verbose: as of `fit`; with 0 nothing is printed.
+    """
+    found = requests(model)
+    for request in found:
+        if request.missing:
+            warnings.warn(
+                f"This `fit` ends with less sparsity than was asked: {request}. "
+                f"{_why(model, request)}",
+                stacklevel=2,
+            )
+    if verbose and found:
+        print(_summary(model, found), flush=True)
+    watch(model)
+
+
+def _why(model, request):
+    own = {id(weight.variable) for weight in request.group.weights}
+    pruning = [
+        optimizer
+        for optimizer in zeros.pruning_optimizers(model)
+        if any(id(w.variable) in own for group in optimizer.groups for w in group.weights)
+    ]
+    end = request.group.setting.schedule.end_step
+    steps = {one.name: _backend.to_int(one.iterations) for one in pruning}
+    if steps and not any(steps.values()):
+        return (
+            f"The optimizer {', '.join(steps)} never made a step: what `train_step` uses must be "
+            "an attribute of the model, to be found."
+        )
+    if steps and max(steps.values()) < end:
+        return (
+            f"It made {max(steps.values())} optimizer steps, and the schedule ends at {end}. Let "
+            "callbacks that stop a run wait for it: kprune.after_pruning(keras.callbacks."
+            "EarlyStopping(...))."
+        )
+    return (
+        "A callback has put back the weights of an earlier epoch. Let those that pick an epoch "
+        "wait for the schedule: kprune.after_pruning(keras.callbacks.EarlyStopping(...))."
+    )
+
+
+def _summary(model, found):
+    asked = sorted({f"{request.sparsity:g}" for request in found})
+    groups = [request.group for request in found]
+    kernels = sum(weight.is_kernel for group in groups for weight in group.weights)
+    text = (
+        f"kprune: sparsity {selection.pruned_share(groups):.4f} of {kernels} weights "
+        f"(asked: {', '.join(asked)}), {selection.sparsity(selection.weights(model)):.4f} of the "
+        "whole model"
+    )
+    floored = [w.name for request in found for w in request.group.floored(request.sparsity)]
+    if floored:
+        text += f"; one weight is left, as none would be empty, of {', '.join(floored)}"
+    return text

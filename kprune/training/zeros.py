@@ -1,0 +1,98 @@
+"""What is zero in a model already, and who keeps it so."""
+
+import dataclasses
+
+from keras import ops
+
+from kprune import _backend, selection
+from kprune.optimizer import PruningOptimizer
+from kprune.training.optimizers import optimizers_in
+
+# What is zero stays so, whatever made it zero.
+_HELD = selection.Setting()
+
+
+def pruning_optimizers(model):
+    """Return the `PruningOptimizer`s that a model holds."""
+    return [one for one in optimizers_in(model) if isinstance(one, PruningOptimizer)]
+
+
+def pruned_groups(model):
+    """Return the `selection.Group`s of kernels that the optimizers of a model prune or hold.
+
+    Weights that several optimizers have masks of are there once.
+    """
+    groups, seen = [], set()
+    for optimizer in pruning_optimizers(model):
+        for group in optimizer.groups:
+            own = {id(weight.variable) for weight in group.weights}
+            if own - seen and any(weight.is_kernel for weight in group.weights):
+                groups.append(group)
+            seen |= own
+    return groups
+
+
+def held_share(group):
+    """Return the share of a group's weights, or channels, that is zero now and would be held.
+
+    0.0 where it cannot be known, while TensorFlow traces a step.
+    """
+    if not _backend.is_concrete():
+        return 0.0
+    if group.unit == "channels":
+        pruned, total = group.count()
+        return pruned / total if pruned < total else 0.0
+    zeros = sum(int(_backend.count_true(ops.logical_not(mask))) for mask in group.held())
+    return zeros / sum(weight.size for weight in group.weights)
+
+
+def zero_groups(model, variables, besides):
+    """Return `selection.Group`s that hold what is zero in a model: in its kernels, and the rest.
+
+    The rest are the biases and scales of channels that were pruned.
+
+    Args:
+        model: a `keras.Model`.
+        variables: the variables that are trained, a list.
+        besides: the `selection.Group`s whose weights are left to them.
+    """
+    known = {id(variable) for variable in variables}
+    known -= {id(weight.variable) for group in besides for weight in group.weights}
+    found = [
+        weight
+        for weight in selection.weights(model)
+        if id(weight.variable) in known and 0 < selection.count_zeros([weight]) < weight.size
+    ]
+    kernels = tuple(weight for weight in found if weight.is_kernel)
+    others = tuple(weight for weight in found if not weight.is_kernel)
+    return [selection.Group(_HELD, members) for members in (kernels, others) if members]
+
+
+def carried(before, groups, same_fit):
+    """Return what new `selection.Group`s don't name of those before, as it goes on.
+
+    Args:
+        before: the `selection.Group`s that an optimizer had so far.
+        groups: the new ones.
+        same_fit: whether another callback of the same `fit` asked for the old ones, which then
+            keep their schedules; else what is zero stays zero.
+    """
+    taken = {id(weight.variable) for group in groups for weight in group.weights}
+    rest = []
+    for group in before:
+        own = tuple(weight for weight in group.weights if id(weight.variable) not in taken)
+        whole = len(own) == len(group.weights)
+        if not own:
+            continue
+        if same_fit and not whole and group.unit == "channels":
+            raise ValueError(
+                "Two callbacks of this `fit` prune the same channels: say all in one, as "
+                f"kprune.Pruning(layers={{...}}). Received: {[w.name for w in own]} in both"
+            )
+        if same_fit:
+            rest.append(dataclasses.replace(group, weights=own))
+        elif whole:
+            rest.append(dataclasses.replace(group, setting=_HELD))
+        else:
+            rest.append(selection.Group(_HELD, own))
+    return rest
