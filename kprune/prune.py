@@ -189,7 +189,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             return
         steps, before = _steps(self.model), self._steps_before
         self._steps_before = None
-        if steps and all(step == before.get(wrapper, 0) for wrapper, step in steps.items()):
+        if steps and all(step == before.get(wrapper, -1) for wrapper, step in steps.items()):
             raise ValueError(
                 f"In the first training step no PruneLowMagnitude layer of {self.model.name!r} was "
                 "called with training=True, and so none would ever prune. The model's `call` must "

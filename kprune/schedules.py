@@ -104,9 +104,7 @@ class _PeriodicSchedule(PruningSchedule):
         return {"class_name": type(self).__name__, "config": arguments}
 
     def _is_update(self, step):
-        update = self._should_prune_in_step(
-            step, self.begin_step, self.end_step, self.frequency
-        )
+        update = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
         return update if self.end_step == -1 else update | (step == self.end_step)
 
     def last_update(self, step):

@@ -312,9 +312,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         prunes_depthwise = config.pop("prunes_depthwise", "sparsity_m_by_n" in config)
         known = {**TFMOT_SCHEDULES, **(custom_objects or {})}
         for name in ("layer", "pruning_schedule"):
-            config[name] = keras.saving.deserialize_keras_object(
-                config[name], custom_objects=known
-            )
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=known)
         wrapper = cls(**config)
         wrapper.may_be_empty = True
         wrapper._prunes_depthwise = prunes_depthwise

@@ -44,6 +44,38 @@ FILES = [
 ]
 
 
+# Why a test does not pass: the difference in docs/tfmot.md.
+ON_PURPOSE = {
+    "testPruneSubclassModel": "D1",
+    "testPruneKerasUnsupportedLayer": "D2",
+    "testPruneCustomNonPrunableLayer": "D2",
+    "testPruneModelUnsupportedKerasLayerRaisesError": "D2",
+    "testPruneModelCustomNonPrunableLayerRaisesError": "D2",
+    "testCustomLayerNonPrunable": "D2",
+    "testSparsityPruningMbyN_SupportedSubclassLayers": "D3",
+    "testPruneFunctionalModel": "D4",
+    "testPruneModelValidLayersSuccessful": "D4",
+    "testPruneValidLayersListSuccessful": "D4",
+    "testPruneMiscObject": "D5",
+    "testStripPruningFunctionalModel": "D7",
+    "testStripPruningSequentialModel": "D7",
+    "testPruneScope_NeededForKerasModel": "D8",
+    "testPruneTrainingRaisesError_PruningStepCallbackMissing": "D9",
+    "testPruneTrainingLoopRaisesError_PruningStepCallbackMissing_CustomTrainingLoop": "D9",
+    "testFunctionalModelForLatencyOnXNNPackPolicy": "D13",
+    "testFunctionalModelNoPruningLayersForLatencyOnXNNPackPolicy": "D13",
+    "testFunctionalModelWithTFOpsForLatencyOnXNNPackPolicy": "D13",
+    "testPruneSequentialModelForLatencyOnXNNPackPolicy": "D13",
+    "testPruneUnsupportedModelForLatencyOnXNNPackPolicyMiddleLayer": "D13",
+    "testPruneUnsupportedModelForLatencyOnXNNPackPolicyNoStartLayer": "D13",
+    "testPruneUnsupportedModelForLatencyOnXNNPackPolicyNoStopLayer": "D13",
+    "testPruneCheckpoints_CheckpointsNotSparse": "D15",
+    "testPruneThenLoadTFWeights_DifferentInferenceWithoutTraining": "D16",
+    "testPruneThenLoadTFWeights_DoesNotPreserveWeights": "D16",
+    "testConv3DWeightNotPrunedWithSparsityMbyN": "Keras 3 takes one axis of examples",
+}
+
+
 def main(
     source: Annotated[Path, typer.Argument(help="A checkout of tensorflow/model-optimization.")],
     only: Annotated[str, typer.Option(help="Only tests with this in their name.")] = "",
@@ -60,11 +92,22 @@ def main(
         for test in _tests(unittest.defaultTestLoader.loadTestsFromModule(module)):
             if only in test.id() and not test.id().endswith("test_session"):
                 results[test.id()] = _run(test, verbose)
-                print(f"{test.id()}: {results[test.id()] or 'ok'}", flush=True)
-    passed = sum(result is None for result in results.values())
-    print(f"{passed} of {len(results)} pass")
+                print(f"{test.id()}: {_shown(test, results[test.id()])}", flush=True)
+    failed = [name for name, result in results.items() if result is not None]
+    unknown = [name for name in failed if name.rpartition(".")[2] not in ON_PURPOSE]
+    print(
+        f"{len(results) - len(failed)} of {len(results)} pass; {len(failed) - len(unknown)} differ "
+        f"on purpose; {len(unknown)} fail: {unknown}"
+    )
     if output is not None:
         output.write_text(json.dumps(results, indent=1))
+
+
+def _shown(test, result):
+    if result is None:
+        return "ok"
+    reason = ON_PURPOSE.get(test.id().rpartition(".")[2])
+    return f"differs ({reason})" if reason else result
 
 
 def _tests(suite):
@@ -135,19 +178,21 @@ def _install(core):
 class _Registry:
     """The layers that TFMOT's tests go through, less those that Keras 3 does not have."""
 
-    _LAYERS_WEIGHTS_MAP = {
-        keras.layers.Conv1D: ["kernel"],
-        keras.layers.Conv2D: ["kernel"],
-        keras.layers.Conv2DTranspose: ["kernel"],
-        keras.layers.Conv3D: ["kernel"],
-        keras.layers.Conv3DTranspose: ["kernel"],
-        keras.layers.SeparableConv1D: ["pointwise_kernel"],
-        keras.layers.SeparableConv2D: ["pointwise_kernel"],
-        keras.layers.Dense: ["kernel"],
-        keras.layers.Embedding: ["embeddings"],
-        keras.layers.MultiHeadAttention: ["_query_dense.kernel"],
-        keras.layers.Dropout: [],
-    }
+    _LAYERS_WEIGHTS_MAP = dict.fromkeys(
+        [
+            keras.layers.Conv1D,
+            keras.layers.Conv2D,
+            keras.layers.Conv2DTranspose,
+            keras.layers.Conv3D,
+            keras.layers.Conv3DTranspose,
+            keras.layers.SeparableConv1D,
+            keras.layers.SeparableConv2D,
+            keras.layers.Dense,
+            keras.layers.Embedding,
+            keras.layers.MultiHeadAttention,
+        ],
+        "kernel",
+    )
     _RNN_LAYERS = frozenset(
         {keras.layers.GRU, keras.layers.LSTM, keras.layers.RNN, keras.layers.SimpleRNN}
     )
@@ -161,12 +206,13 @@ def _keras_2():
         setattr(layers, name, type(name, (), {}))  # Keras 3 has none.
     models.model_from_config = keras.saving.deserialize_keras_object
     keras.KerasTensor.get_shape = lambda self: tf.TensorShape(self.shape)
-    keras.Model.input = property(lambda model: model.inputs[0])
-    keras.Model.output = property(lambda model: model.outputs[0])
+    for model in (keras.Sequential, keras.src.models.functional.Functional):
+        model.input = property(lambda self: self.inputs[0])
+        model.output = property(lambda self: self.outputs[0])
     keras.Model.optimizer = None  # Before `compile`.
     save_optimizer = legacy_h5_format.save_optimizer_weights_to_hdf5_group
-    legacy_h5_format.save_optimizer_weights_to_hdf5_group = (
-        lambda group, optimizer: optimizer and save_optimizer(group, optimizer)
+    legacy_h5_format.save_optimizer_weights_to_hdf5_group = lambda group, optimizer: (
+        optimizer and save_optimizer(group, optimizer)
     )
     layers.Input = _with_a_tuple(layers.Input)
     layers.AveragePooling2D = functools.partial(layers.AveragePooling2D, pool_size=2)

@@ -3,13 +3,13 @@
 import keras
 
 from kprune import selection
+from kprune._replace import replace_layers
 from kprune.export.targets import xnnpack
 from kprune.export.targets.channels import ROUND_TO, judge_channels
 from kprune.export.targets.from_keras import functional, read
 from kprune.export.targets.graph import BLOCK
 from kprune.export.targets.rewrites import rewrite
 from kprune.export.targets.target import get_target
-from kprune._replace import replace_layers
 from kprune.patterns import Block, Unstructured
 from kprune.prune import PruningPolicy
 from kprune.report import tables
@@ -150,21 +150,24 @@ def _fast_convolutions(model, target, sparsity):
     """{name: None, or why it is not on the sparse path} of the 1x1 convolutions."""
     if not target.clusters:
         return {}
-    changed, _ = rewrite(model, target, sparsity)
+    changed, done = rewrite(model, target, sparsity)
+    rewritten = {one.layer: one.what for one in done}
     result = {}
     for cluster in xnnpack.clusters(read(changed, sparsity)):
         for op in cluster.ops:
             if op.pointwise:
-                result[op.name] = None if cluster.changed else _why_not(cluster)
+                result[op.name] = None if cluster.changed else _why_not(cluster, rewritten)
     return result
 
 
-def _why_not(cluster):
+def _why_not(cluster, rewritten):
     if cluster.blame is None:
         return f"more than 66.7% must be zero, not {tables.percent(cluster.sparsity)}"
     blame = cluster.blame
     advice = f"; {blame.advice}" if blame.advice else ""
-    return f"'{blame.op.name}' {blame.reason}{advice}"
+    # It may be the rewritten form of the user's layer that is in the way.
+    form = f" (rewritten: {rewritten[blame.op.name]})" if blame.op.name in rewritten else ""
+    return f"'{blame.op.name}' {blame.reason}{form}{advice}"
 
 
 def _judge(op, target, sparsity, fast):
