@@ -26,7 +26,7 @@ from kprune.masks import compute_mask
 from kprune.measure import benchmark, flops, sparsity
 from kprune.optimizer import PruningOptimizer
 from kprune.patterns import NM, Block, Pattern, Unstructured
-from kprune.prune import UpdatePruningStep, prune_low_magnitude, prune_scope
+from kprune.prune import PruningPolicy, UpdatePruningStep, prune_low_magnitude, prune_scope
 from kprune.quantization import QuantizationAware
 from kprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 from kprune.sharing import WeightSharing
@@ -72,6 +72,7 @@ __all__ = [
     "PruneLowMagnitude",
     "Pruning",
     "PruningOptimizer",
+    "PruningPolicy",
     "PruningSchedule",
     "PruningSummaries",
     "QuantizationAware",

@@ -1,11 +1,16 @@
 """TFMOT's way to prune a model: wrap its layers, train with a callback."""
 
+import abc
+import contextlib
+
 import keras
 from keras import ops
 
+from kprune._keras.opening_h5 import h5_scope
 from kprune._replace import replace_layers
 from kprune.wrappers import (
     DEFAULT_SCHEDULE,
+    TFMOT_SCHEDULES,
     PruneLowMagnitude,
     prunable_weights,
     weights_are_known,
@@ -21,6 +26,34 @@ _WITHOUT_KERNEL = (
     keras.layers.PReLU,
     keras.layers.RMSNormalization,
 )
+
+
+class PruningPolicy(abc.ABC):
+    """Which layers `prune_low_magnitude` wraps: subclass it and write both methods.
+
+    Example:
+
+    ```python
+    class OnlyConvolutions(kprune.PruningPolicy):
+        def allow_pruning(self, layer):
+            return isinstance(layer, keras.layers.Conv2D)
+
+        def ensure_model_supports_pruning(self, model):
+            if not any(self.allow_pruning(layer) for layer in model.layers):
+                raise ValueError(f"{model.name!r} has no convolution.")
+
+
+    model = kprune.prune_low_magnitude(model, pruning_policy=OnlyConvolutions())
+    ```
+    """
+
+    @abc.abstractmethod
+    def allow_pruning(self, layer):
+        """Return whether to wrap a layer of a list or model."""
+
+    @abc.abstractmethod
+    def ensure_model_supports_pruning(self, model):
+        """Raise ValueError if a model, as a whole, is not to be pruned."""
 
 
 def prune_low_magnitude(
@@ -55,10 +88,11 @@ def prune_low_magnitude(
         pruning_schedule: a `PruningSchedule`; half of the weights at once, by default.
         block_size: (input channels, output channels) of the blocks in which zeros come.
         block_pooling_type: "AVG" or "MAX", a block's score from those of its entries.
-        pruning_policy: an object with `allow_pruning(layer)`, whether to wrap a layer of a
-            list or model, and `ensure_model_supports_pruning(model)`, which raises if not.
+        pruning_policy: a `PruningPolicy`, or an object with its methods: which layers of a
+            list or model to wrap.
         sparsity_m_by_n: (m, n): m zeros in every n consecutive input channels.
-        **kwargs: for a single layer, the arguments of `keras.Layer`.
+        **kwargs: for a single layer, the arguments of `keras.Layer`; ignored otherwise, as
+            TFMOT does.
 
     Returns:
         A `PruneLowMagnitude`, a list, or a model.
@@ -80,12 +114,6 @@ def prune_low_magnitude(
             return layer
         return _wrap_if_prunable(layer, arguments)
 
-    whole = isinstance(to_prune, list | tuple | keras.Model)
-    if whole and kwargs:
-        raise TypeError(
-            f"{sorted(kwargs)} are arguments of a layer, and go with a single layer only. "
-            f"Received: to_prune={to_prune!r}"
-        )
     if isinstance(to_prune, list | tuple):
         return [_wrap_all(layer, wrap) for layer in to_prune]
     if isinstance(to_prune, keras.Model):
@@ -98,12 +126,24 @@ def prune_low_magnitude(
     return PruneLowMagnitude(to_prune, **arguments, **kwargs)
 
 
+@contextlib.contextmanager
 def prune_scope():
-    """Return a scope to load wrapped models in.
+    """A scope to load wrapped models in, also `.h5` files that TFMOT wrote with Keras 2.
 
-    TFMOT's name: Keras 3 finds the classes of kprune by itself once kprune is imported.
+    What kprune has saved opens without it, once kprune is imported. Of a file of TFMOT's,
+    weights, masks, thresholds and steps are taken over; layers that Keras 3 does not have
+    stay unknown, and an optimizer of another make starts afresh.
+
+    Example:
+
+    ```python
+    with kprune.prune_scope():
+        model = keras.models.load_model("wrapped.h5")
+    ```
     """
-    return keras.saving.custom_object_scope({"PruneLowMagnitude": PruneLowMagnitude})
+    known = {"PruneLowMagnitude": PruneLowMagnitude, **TFMOT_SCHEDULES}
+    with keras.saving.custom_object_scope(known), h5_scope():
+        yield
 
 
 class UpdatePruningStep(keras.callbacks.Callback):
@@ -149,7 +189,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             return
         steps, before = _steps(self.model), self._steps_before
         self._steps_before = None
-        if steps and all(step == before.get(wrapper, 0) for wrapper, step in steps.items()):
+        if steps and all(step == before.get(wrapper, -1) for wrapper, step in steps.items()):
             raise ValueError(
                 f"In the first training step no PruneLowMagnitude layer of {self.model.name!r} was "
                 "called with training=True, and so none would ever prune. The model's `call` must "

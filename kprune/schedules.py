@@ -18,7 +18,10 @@ class PruningSchedule(Configurable):
     """Base class: maps a step to (do masks change now?, target sparsity).
 
     Subclass it and write `__call__` and `get_config` for a schedule of your own;
-    `begin_step`, `end_step` and `final_sparsity` are read where they exist.
+    `begin_step`, `end_step` and `final_sparsity` are read where they exist. A subclass
+    written for TFMOT works as it is: its `get_config` may return
+    `{"class_name": ..., "config": arguments}`, and `_should_prune_in_step`,
+    `_validate_step` and `_validate_sparsity` are here, too.
 
     Example:
 
@@ -45,8 +48,41 @@ class PruningSchedule(Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(step)`.")
 
     def get_config(self):
-        """Return the constructor's arguments as a serializable dict."""
+        """Return the constructor's arguments as a serializable dict, or TFMOT's form of it."""
         raise NotImplementedError(f"{type(self).__name__} must define `get_config()`.")
+
+    @classmethod
+    def from_config(cls, config):
+        """Make a schedule from what `get_config` returned, in either form."""
+        return cls(**_arguments(config))
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in _arguments(self.get_config()).items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _should_prune_in_step(self, step, begin_step, end_step, frequency):
+        """Whether masks change at `step`: every `frequency` steps within begin and end.
+
+        Args:
+            step: Python int, or scalar integer tensor.
+            begin_step: int, the first step at which they may.
+            end_step: int, the last one; negative for no end.
+            frequency: int, steps from one update to the next.
+        """
+        turn = (step >= begin_step) & ((step - begin_step) % frequency == 0)
+        return turn if end_step < 0 else turn & (step <= end_step)
+
+    def _validate_step(self, begin_step, end_step, frequency, allow_negative_1):
+        """Raise ValueError unless the steps are in their ranges and in order."""
+        _check_int(begin_step, "begin_step", at_least=0)
+        _check_int(end_step, "end_step", at_least=-1 if allow_negative_1 else 0)
+        if end_step != -1:
+            _check_order(begin_step, end_step)
+        _check_int(frequency, "frequency", at_least=1)
+
+    def _validate_sparsity(self, sparsity, variable_name):
+        """Raise ValueError unless `sparsity` is in [0, 1)."""
+        check_sparsity(sparsity, variable_name)
 
     def last_update(self, step):
         """Return the last step at or before the int `step` at which masks change, or None."""
@@ -62,19 +98,14 @@ class _PeriodicSchedule(PruningSchedule):
     def __call__(self, step):
         return self._is_update(step), self._sparsity(step)
 
+    def get_config(self):
+        """Return the class and the constructor's arguments, as TFMOT's schedules do."""
+        arguments = {name: getattr(self, name) for name in self._configured}
+        return {"class_name": type(self).__name__, "config": arguments}
+
     def _is_update(self, step):
-        turn = (step - self.begin_step) % self.frequency == 0
-        started = step >= self.begin_step
-        if isinstance(step, numbers.Integral):
-            if self.end_step == -1:
-                return started and turn
-            return started and step <= self.end_step and (turn or step == self.end_step)
-        if self.end_step == -1:
-            return ops.logical_and(started, turn)
-        return ops.logical_and(
-            ops.logical_and(started, step <= self.end_step),
-            ops.logical_or(turn, step == self.end_step),
-        )
+        update = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
+        return update if self.end_step == -1 else update | (step == self.end_step)
 
     def last_update(self, step):
         step = int(step)
@@ -115,6 +146,15 @@ class PolynomialDecay(_PeriodicSchedule):
         ValueError: an argument is out of its range.
     """
 
+    _configured = (
+        "initial_sparsity",
+        "final_sparsity",
+        "begin_step",
+        "end_step",
+        "power",
+        "frequency",
+    )
+
     def __init__(
         self, initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100
     ):
@@ -138,16 +178,6 @@ class PolynomialDecay(_PeriodicSchedule):
         left = ops.clip(left, 0.0, 1.0)
         return self.final_sparsity + change * ops.power(left, float(self.power))
 
-    def get_config(self):
-        return {
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "power": self.power,
-            "frequency": self.frequency,
-        }
-
 
 @keras.saving.register_keras_serializable(package="kprune")
 class ConstantSparsity(_PeriodicSchedule):
@@ -168,6 +198,8 @@ class ConstantSparsity(_PeriodicSchedule):
         ValueError: an argument is out of its range.
     """
 
+    _configured = ("target_sparsity", "begin_step", "end_step", "frequency")
+
     def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=100):
         self.target_sparsity = check_sparsity(target_sparsity, "target_sparsity")
         self.begin_step = _check_int(begin_step, "begin_step", at_least=0)
@@ -186,13 +218,10 @@ class ConstantSparsity(_PeriodicSchedule):
             return self.target_sparsity
         return ops.convert_to_tensor(self.target_sparsity, "float32")
 
-    def get_config(self):
-        return {
-            "target_sparsity": self.target_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-        }
+
+def _arguments(config):
+    """The constructor's arguments in a config, which TFMOT's form has one level down."""
+    return config["config"] if set(config) == {"class_name", "config"} else config
 
 
 def check_sparsity(value, name="sparsity"):

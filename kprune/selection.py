@@ -371,15 +371,14 @@ def _weight(variable, layer, parents):
 
 def _reason(variable, layer, parents):
     name = variable.name
-    custom = getattr(layer, "get_prunable_weights", None)
-    if custom is not None:
-        if not any(variable is v for v in custom()):
+    if names_its_weights(layer):
+        if not any(variable is v for v in layer.get_prunable_weights()):
             return f"{type(layer).__name__}.get_prunable_weights() does not name it"
     elif len(variable.shape) < 2:
         return "rank below 2: a bias, scale or statistic"
     elif name in _NEVER:
         return f"{name}: never pruned"
-    elif layer is not None and _is_builtin(layer) and name not in _KERNELS:
+    elif layer is not None and is_builtin(layer) and name not in _KERNELS:
         return f"{name} of {type(layer).__name__} is not a kernel"
     elif name not in _KERNELS and sum(side > 1 for side in variable.shape) < 2:
         return "a vector: fewer than two of its axes are longer than 1"
@@ -417,7 +416,14 @@ def _attribute_names(owner, value):
     return [name for name, own in attributes.items() if own is value]
 
 
-def _is_builtin(layer):
+def names_its_weights(layer):
+    """Whether the layer's author says what to prune; a wrapper's method only repeats it."""
+    method = getattr(layer, "get_prunable_weights", None)
+    return method is not None and not getattr(method, "of_wrapper", False)
+
+
+def is_builtin(layer):
+    """Whether a layer is one of Keras' own."""
     return type(layer).__module__.split(".")[0] == "keras"
 
 

@@ -85,13 +85,17 @@ def _is_pruning(optimizer):
 
 
 def _unwrapped(layer):
-    for wrapper in wrappers_in(layer):
+    wrappers = wrappers_in(layer)
+    for wrapper in wrappers:
         wrapper.mask_weights()
-    return replace_layers(
+    plain = replace_layers(
         layer,
         lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
         inside=lambda part: True,
     )
+    for wrapper in wrappers:
+        wrapper.release()
+    return plain
 
 
 def _check_pruned(layers, name):

@@ -10,11 +10,17 @@ from keras import ops
 from keras.src.utils.python_utils import is_default
 
 from kprune import _backend, selection
+from kprune._keras.opening_h5 import to_keras_3
 from kprune._scope import ReplacedValues, first_call_of_step
 from kprune.patterns import NM, Block, Unstructured
-from kprune.schedules import ConstantSparsity, check_schedule
+from kprune.schedules import ConstantSparsity, PolynomialDecay, check_schedule
 
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, 0)
+# What TFMOT's files call them: they say no module.
+TFMOT_SCHEDULES = {
+    "ConstantSparsity": ConstantSparsity,
+    "PolynomialDecay": PolynomialDecay,
+}
 
 
 class PrunableLayer(abc.ABC):
@@ -55,6 +61,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
     computed anew from the masked weights; a layer that is used several times in a model
     counts once. All of it happens inside the compiled training step. Masks and step are
     weights of the wrapper: they are saved with the model, and training goes on from them.
+    A layer with nothing to prune (an activation, Flatten, BatchNormalization) can be
+    wrapped, too, and works as without the wrapper.
 
     The zeros are in the weights themselves, too, after every epoch with
     `UpdatePruningStep`, in every file that the model is saved to, and after
@@ -86,7 +94,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         **kwargs: those of `keras.Layer`.
 
     Raises:
-        ValueError: an argument out of its range, or a layer with nothing to prune.
+        ValueError: an argument out of its range, or a layer of your own with weights of which
+            none is known to be prunable.
         TypeError: `layer` or `pruning_schedule` is of the wrong kind.
     """
 
@@ -117,7 +126,10 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         _warn_if_above(pattern, pruning_schedule)
         self._group = None
         self.may_be_empty = False
+        self._prunes_depthwise = True
         self.supports_masking = layer.supports_masking
+        if not hasattr(layer, "get_prunable_weights"):  # TFMOT's wrapper adds it, too.
+            layer.get_prunable_weights = _PrunableWeights(layer)
         self._convert_input_args = layer._convert_input_args
         self._allow_non_tensor_positional_args = layer._allow_non_tensor_positional_args
         if hasattr(layer, "_input_shape_arg"):
@@ -130,7 +142,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build(*args, **kwargs)
         found = prunable_weights(self.layer)
-        if not found and not self.may_be_empty:
+        if not self._prunes_depthwise:
+            found = [weight for weight in found if not _is_depthwise(weight)]
+        if not found and not self.may_be_empty and not _passes_through(self.layer):
             raise _nothing_to_prune(self.layer)
         for weight in found:
             self._setting.pattern.check(tuple(weight.variable.shape), weight.axes, weight.name)
@@ -140,7 +154,9 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             shape = weight.variable.shape
             self._masks.append(self._add_state("mask", shape, "bool", "ones"))
             self._thresholds.append(self._add_state("threshold", (), "float32", "zeros"))
-        self.pruning_step = self._add_state("pruning_step", (), "int", "zeros")
+        # -1 until the first training step, as in TFMOT and its files.
+        before = keras.initializers.Constant(-1)
+        self.pruning_step = self._add_state("pruning_step", (), "int", before)
 
     def _add_state(self, name, shape, dtype, initializer):
         return self.add_weight(
@@ -194,7 +210,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def _advance(self):
         """Make a step: compute the masks anew where the schedule says so."""
-        step = ops.convert_to_tensor(self.pruning_step) + 1
+        step = ops.maximum(ops.convert_to_tensor(self.pruning_step), 0) + 1
         update, sparsity = self.pruning_schedule(step)
         # An update at step 0 is made at the first step there is.
         at_start = ops.logical_and(step == 1, self.pruning_schedule(step - 1)[0])
@@ -245,6 +261,21 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Set the wrapped layer's weights from a list of NumPy arrays."""
         self.layer.set_weights(weights)
 
+    @property
+    def variables(self):
+        """The wrapped layer's variables, then masks, thresholds and step: TFMOT's order."""
+        return [*self.layer.variables, *self._non_trainable_variables]
+
+    @property
+    def weights(self):
+        """As `variables`, without the state of random numbers."""
+        return [*self.layer.weights, *self._non_trainable_variables]
+
+    def release(self):
+        """Take from the wrapped layer what the wrapper has added to it."""
+        if isinstance(getattr(self.layer, "get_prunable_weights", None), _PrunableWeights):
+            del self.layer.get_prunable_weights
+
     def save_own_variables(self, store):
         """Save masks and step; the wrapped layer, saved after it, has exact zeros."""
         self.mask_weights()
@@ -261,25 +292,43 @@ class PruneLowMagnitude(keras.layers.Wrapper):
 
     def get_config(self):
         """Return all arguments, serializable."""
-        return {
+        config = {
             **super().get_config(),
             "pruning_schedule": keras.saving.serialize_keras_object(self.pruning_schedule),
             "block_size": self.block_size,
             "block_pooling_type": self.block_pooling_type,
             "sparsity_m_by_n": self.sparsity_m_by_n,
         }
+        if not self._prunes_depthwise:
+            config["prunes_depthwise"] = False
+        return config
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Make a wrapper from what `get_config` returned."""
+        """Make a wrapper from what `get_config` returned, here or in TFMOT."""
         config = dict(config)
+        config["layer"] = to_keras_3(config["layer"])
+        # TFMOT, whose files lack the argument, has no masks of depthwise kernels.
+        prunes_depthwise = config.pop("prunes_depthwise", "sparsity_m_by_n" in config)
+        known = {**TFMOT_SCHEDULES, **(custom_objects or {})}
         for name in ("layer", "pruning_schedule"):
-            config[name] = keras.saving.deserialize_keras_object(
-                config[name], custom_objects=custom_objects
-            )
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=known)
         wrapper = cls(**config)
         wrapper.may_be_empty = True
+        wrapper._prunes_depthwise = prunes_depthwise
         return wrapper
+
+
+class _PrunableWeights:
+    """The method `get_prunable_weights` that a wrapped layer gets if it has none."""
+
+    of_wrapper = True
+
+    def __init__(self, layer):
+        self._layer = layer
+
+    def __call__(self):
+        return [weight.variable for weight in prunable_weights(self._layer)]
 
 
 def wrappers_in(layer):
@@ -295,7 +344,7 @@ def prunable_weights(layer):
     found = selection.weights(layer)
     if isinstance(layer, keras.layers.SpectralNormalization):
         return []  # It computes its kernel anew in the forward pass.
-    if not hasattr(layer, "get_prunable_weights"):
+    if not selection.names_its_weights(layer):
         return [w for w in found if w.reason is None or _is_frozen(w)]
     by_variable = {id(weight.variable): weight for weight in found}
     try:
@@ -310,6 +359,11 @@ def prunable_weights(layer):
 def weights_are_known(layer):
     """Whether the layer has all its weights: it is built, or never will have any."""
     return selection.is_built(layer) or (is_default(layer.build) and not layer._layers)
+
+
+def _is_depthwise(weight):
+    depthwise = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+    return weight.variable.name == "depthwise_kernel" or isinstance(weight.layer, depthwise)
 
 
 def _is_frozen(weight):
@@ -327,8 +381,17 @@ def _check_layer(layer):
         )
     if wrappers_in(layer):
         raise ValueError(f"The layer {layer.name!r} is wrapped already. Received: {layer!r}")
-    if weights_are_known(layer) and not prunable_weights(layer):
+    if weights_are_known(layer) and not prunable_weights(layer) and not _passes_through(layer):
         raise _nothing_to_prune(layer)
+
+
+def _passes_through(layer):
+    """Whether a layer with nothing to prune is meant to have nothing, as Keras' own ones."""
+    if isinstance(layer, keras.layers.SpectralNormalization):
+        return False
+    return selection.names_its_weights(layer) or all(
+        selection.is_builtin(weight.layer) for weight in selection.weights(layer)
+    )
 
 
 def _nothing_to_prune(layer):

@@ -8,6 +8,7 @@ from keras import ops
 
 from kprune.masks import compute_mask, lowest_pruned
 from kprune.patterns import NM, Block, Unstructured
+from tests.theirs import tfmot
 
 # Eager JAX compiles every operation for every shape.
 FAST = settings(max_examples=8 if keras.backend.backend() == "jax" else 40)
@@ -95,7 +96,7 @@ def test_compiled_gives_the_same():
 
 
 def test_same_masks_as_tfmot_without_ties():
-    pytest.importorskip("tensorflow_model_optimization")
+    tfmot()
     if keras.backend.backend() != "tensorflow":
         pytest.skip("TFMOT needs TensorFlow")
     import tensorflow as tf

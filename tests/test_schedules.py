@@ -7,6 +7,7 @@ from keras import ops
 
 import kprune
 from kprune.schedules import check_schedule, check_sparsity
+from tests import theirs as reference
 
 FAST = settings(max_examples=50)
 
@@ -61,7 +62,7 @@ def test_last_update_is_the_last(arguments, step):
 def test_same_values_as_tfmot_at_every_step(frequency):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("TFMOT needs TensorFlow")
-    tfmot = pytest.importorskip("tensorflow_model_optimization").sparsity.keras
+    tfmot = reference.tfmot().sparsity.keras
     import tensorflow as tf
 
     for ours, theirs in (
@@ -137,3 +138,59 @@ def test_config_round_trip():
         again = keras.saving.deserialize_keras_object(config)
         assert again.get_config() == schedule.get_config()
         assert type(again) is type(schedule)
+
+
+class OfTfmot(kprune.PruningSchedule):
+    """As one writes them for TFMOT."""
+
+    def __init__(self, target, begin_step, end_step=-1, frequency=3):
+        self.target, self.begin_step = target, begin_step
+        self.end_step, self.frequency = end_step, frequency
+        self._validate_step(begin_step, end_step, frequency, True)
+        self._validate_sparsity(target, "target")
+
+    def __call__(self, step):
+        update = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
+        return update, ops.convert_to_tensor(self.target, "float32")
+
+    def get_config(self):
+        names = ("target", "begin_step", "end_step", "frequency")
+        config = {name: getattr(self, name) for name in names}
+        return {"class_name": self.__class__.__name__, "config": config}
+
+
+def test_schedules_written_for_tfmot():
+    schedule = OfTfmot(0.5, 2, 10)
+    assert [step for step in range(14) if schedule(step)[0]] == [2, 5, 8]
+    assert [step for step in range(14) if schedule(ops.convert_to_tensor(step))[0]] == [2, 5, 8]
+    assert [step for step in range(10) if OfTfmot(0.5, 2)(step)[0]] == [2, 5, 8]
+    config = keras.saving.serialize_keras_object(schedule)
+    again = keras.saving.deserialize_keras_object(config, custom_objects={"OfTfmot": OfTfmot})
+    assert vars(again) == vars(schedule)
+    assert repr(again) == "OfTfmot(target=0.5, begin_step=2, end_step=10, frequency=3)"
+    for bad in [(1.0, 0), (0.5, -1), (0.5, 3, 2), (0.5, 0, -2), (0.5, 0, 9, 0)]:
+        with pytest.raises(ValueError, match="Received"):
+            OfTfmot(*bad)
+    with pytest.raises(ValueError, match="end_step"):
+        schedule._validate_step(0, -1, 1, False)
+
+
+def test_a_model_with_a_schedule_written_for_tfmot_is_pruned_and_reloads(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model = kprune.prune_low_magnitude(model, OfTfmot(0.5, 0))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 6)), np.ones((8, 4)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"OfTfmot": OfTfmot})
+    assert vars(loaded.layers[0].pruning_schedule) == vars(OfTfmot(0.5, 0))
+    kernel = ops.convert_to_numpy(kprune.strip_pruning(loaded).layers[0].kernel.value)
+    assert (kernel == 0).sum() == 12
+
+
+@pytest.mark.parametrize("form", ["flat", "of_tfmot"])
+def test_configurations_of_both_forms_are_read(form):
+    schedule = kprune.PolynomialDecay(0.1, 0.6, 10, 20, 5, 10)
+    config = schedule.get_config()
+    assert set(config) == {"class_name", "config"}
+    again = kprune.PolynomialDecay.from_config(config if form == "of_tfmot" else config["config"])
+    assert vars(again) == vars(schedule)

@@ -8,6 +8,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.wrappers import wrappers_in
+from tests.theirs import tfmot
 from tests.training import backend, compiled, data, mlp
 
 # 12 steps from 2 on are no multiple of 5: the last update is at the end nevertheless.
@@ -89,7 +90,7 @@ def test_evaluation_and_prediction_make_no_step():
     model.evaluate(x, y, verbose=0)
     model.predict(x, verbose=0)
     model(x)
-    assert steps(model) == {0}
+    assert steps(model) == {-1}  # TFMOT's for "never trained".
     model(x, training=True)
     assert steps(model) == {1}
 
@@ -435,7 +436,7 @@ def test_input_shape_goes_to_the_wrapper_as_in_tfmot():
 
 
 def test_a_policy_says_which_layers():
-    class Policy:
+    class Policy(kprune.PruningPolicy):
         def allow_pruning(self, layer):
             return layer.name == "second"
 
@@ -489,7 +490,7 @@ def mask_of(layer, shape, **kwargs):
 def test_masks_and_thresholds_are_those_of_tfmot(block_size, pooling, sparsity):
     if backend() != "tensorflow":
         pytest.skip("TFMOT runs on TensorFlow")
-    pytest.importorskip("tensorflow_model_optimization")
+    tfmot()
     import tensorflow as tf
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
 
@@ -526,7 +527,7 @@ def test_m_zeros_of_every_n_input_channels_as_in_tfmot(m_by_n):
         groups = np.moveaxis(mask, -2, -1).reshape(-1, n)
         assert (groups.sum(-1) == n - m).all()
         if backend() == "tensorflow":
-            pytest.importorskip("tensorflow_model_optimization")
+            tfmot()
             import tensorflow as tf
             from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
 
@@ -623,14 +624,74 @@ def test_files_open_in_a_fresh_process_wrapped_with_kprune_and_stripped_without(
     subprocess.run([sys.executable, "-c", PLAIN, files[1]], check=True, cwd=tmp_path)
 
 
+# Layers with nothing to prune
+
+
+def every_kind():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3)(inputs)
+    x = layers.BatchNormalization()(x)
+    x = layers.PReLU()(x)
+    x = layers.Add()([x, layers.Activation("relu")(x)])
+    x = layers.Dropout(0.5)(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(2)(x))
+
+
+def test_every_layer_can_be_wrapped_and_stripped():
+    model = every_kind()
+    wrap = lambda layer: kprune.prune_low_magnitude(layer, pruning_schedule=NOW)  # noqa: E731
+    cloned = keras.models.clone_model(model, clone_function=wrap)
+    assert len(wrappers_in(cloned)) == len(cloned.layers) - 1 == 8
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(cloned.predict(x), model.predict(x))
+    cloned = compiled(cloned)
+    cloned.fit(x, np.zeros(16), 8, verbose=0, callbacks=[kprune.UpdatePruningStep()])
+    assert steps(cloned) == {2}
+    assert zeros(cloned) == expected_zeros(cloned, 0.6)
+    assert len(zeros(cloned)) == 2
+    # TFMOT's order: what is trained, its statistics, masks, thresholds, step.
+    norm = cloned.layers[2]
+    assert [v.name for v in norm.weights] == [
+        "gamma",
+        "beta",
+        "moving_mean",
+        "moving_variance",
+        "pruning_step",
+    ]
+    assert {id(v) for v in norm.variables} == {id(v) for v in norm.weights}
+    stripped = kprune.strip_pruning(cloned)
+    assert [type(layer) for layer in stripped.layers] == [type(layer) for layer in model.layers]
+    np.testing.assert_array_equal(stripped.predict(x), cloned.predict(x))
+
+
+def test_wrapped_layers_say_what_is_pruned_as_in_tfmot():
+    dense, flatten = layers.Dense(4), layers.Flatten()
+    wrapped = [kprune.prune_low_magnitude(layer, NOW) for layer in (flatten, dense)]
+    model = keras.Sequential([keras.Input((2, 3)), *wrapped])
+    assert [w.layer.get_prunable_weights() for w in wrapped] == [[], [dense.kernel]]
+    text = str(kprune.sparsity(model))
+    assert "get_prunable_weights" not in text
+    model(np.ones((1, 2, 3), "float32"), training=True)
+    kprune.strip_pruning(model)
+    assert not hasattr(dense, "get_prunable_weights")
+
+
+def test_strip_writes_the_zeros_that_a_run_cut_short_has_not():
+    model = compiled(wrapped_mlp(NOW))
+    fit(model, steps=2, epochs=1)  # Without the callback: the weights are not masked yet.
+    wrapped = [(w.layer, numpy(w.pruning_vars[0][1])) for w in wrappers_in(model)]
+    assert any((numpy(layer.kernel)[~mask] != 0).any() for layer, mask in wrapped)
+    kprune.strip_pruning(model)
+    for layer, mask in wrapped:
+        np.testing.assert_array_equal(numpy(layer.kernel) != 0, mask)
+
+
 # Bad input
 
 
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: layers.Flatten(), ValueError, "no weight"),
-        (lambda: layers.Dropout(0.5), ValueError, "no weight"),
         (lambda: kprune.prune_low_magnitude(layers.Dense(2)), ValueError, "wrapped already"),
         (lambda: "dense", TypeError, "Keras 3"),
         (lambda: keras.Sequential([keras.Input((2,)), layers.ReLU()]), ValueError, "no layer"),
@@ -641,8 +702,15 @@ def test_what_cannot_be_pruned_is_refused(make, error, match):
         kprune.prune_low_magnitude(make())
 
 
-def test_a_layer_that_turns_out_to_have_nothing_to_prune_is_refused_when_it_is_built():
-    wrapper = kprune.prune_low_magnitude(layers.LayerNormalization())
+def test_a_layer_of_your_own_with_nothing_to_prune_is_refused_when_it_is_built():
+    class Scale(layers.Layer):
+        def build(self, shape):
+            self.factor = self.add_weight(shape=shape[-1:], name="factor")
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    wrapper = kprune.prune_low_magnitude(Scale())
     with pytest.raises(ValueError, match="rank below 2"):
         wrapper(np.ones((2, 3), "float32"))
 
@@ -672,8 +740,14 @@ def test_a_layer_that_computes_its_kernel_is_left_and_refused():
 def test_bad_arguments(kwargs, error):
     with pytest.raises(error):
         kprune.prune_low_magnitude(layers.Dense(2), **kwargs)
-    with pytest.raises((error, TypeError)):
-        kprune.prune_low_magnitude(mlp(), **kwargs)
+    if "unknown" not in kwargs:
+        with pytest.raises(error):
+            kprune.prune_low_magnitude(mlp(), **kwargs)
+
+
+def test_a_model_ignores_the_arguments_of_a_layer_as_in_tfmot():
+    model = kprune.prune_low_magnitude(mlp(), NOW, input_shape=(20,), unknown=1)
+    assert len(wrappers_in(model)) == 3
 
 
 def test_a_tf_keras_model_is_told_where_to_go():

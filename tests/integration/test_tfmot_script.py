@@ -9,6 +9,7 @@ from keras import ops
 
 import kprune
 from kprune.wrappers import wrappers_in
+from tests import theirs
 from tests.training import backend
 
 # TFMOT's guide "Pruning in Keras example", on fewer images in smaller batches; `sparsity` is either
@@ -132,11 +133,10 @@ def zeros(model):
     }
 
 
-def theirs():
+def reference():
     if backend() != "tensorflow":
         pytest.skip("TFMOT runs on TensorFlow")
-    tfmot = pytest.importorskip("tensorflow_model_optimization")
-    return tfmot.sparsity.keras, pytest.importorskip("tf_keras")
+    return theirs.tfmot().sparsity.keras, pytest.importorskip("tf_keras")
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_the_keras_example(example):
 @pytest.mark.filterwarnings("ignore:.*HDF5.*")
 def test_the_keras_example_ends_as_with_tfmot(example, images, tmp_path):
     ours, _ = example
-    expected = run(KERAS_EXAMPLE, images, tmp_path, *theirs())
+    expected = run(KERAS_EXAMPLE, images, tmp_path, *reference())
     assert [layer.name for layer in ours["model_for_pruning"].layers] == [
         # TFMOT wraps layers without weights as well.
         layer.name if layer.name.endswith(("conv2d", "dense")) else layer.layer.name
@@ -184,7 +184,7 @@ def test_the_layer_wise_examples(images, tmp_path):
         "PruneLowMagnitude",
     ]
     if backend() == "tensorflow":
-        expected = run(LAYERS_EXAMPLE, images, tmp_path, *theirs())
+        expected = run(LAYERS_EXAMPLE, images, tmp_path, *reference())
         found = zeros(expected["model_for_export"])
         assert list(zeros(ours["model_for_export"]).values()) == list(found.values())
 

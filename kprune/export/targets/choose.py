@@ -3,6 +3,7 @@
 import keras
 
 from kprune import selection
+from kprune._replace import replace_layers
 from kprune.export.targets import xnnpack
 from kprune.export.targets.channels import ROUND_TO, judge_channels
 from kprune.export.targets.from_keras import functional, read
@@ -10,9 +11,11 @@ from kprune.export.targets.graph import BLOCK
 from kprune.export.targets.rewrites import rewrite
 from kprune.export.targets.target import get_target
 from kprune.patterns import Block, Unstructured
+from kprune.prune import PruningPolicy
 from kprune.report import tables
 from kprune.schedules import check_sparsity
 from kprune.structured.channels import Channels
+from kprune.wrappers import PruneLowMagnitude
 
 
 class TargetLayers(dict):
@@ -147,21 +150,24 @@ def _fast_convolutions(model, target, sparsity):
     """{name: None, or why it is not on the sparse path} of the 1x1 convolutions."""
     if not target.clusters:
         return {}
-    changed, _ = rewrite(model, target, sparsity)
+    changed, done = rewrite(model, target, sparsity)
+    rewritten = {one.layer: one.what for one in done}
     result = {}
     for cluster in xnnpack.clusters(read(changed, sparsity)):
         for op in cluster.ops:
             if op.pointwise:
-                result[op.name] = None if cluster.changed else _why_not(cluster)
+                result[op.name] = None if cluster.changed else _why_not(cluster, rewritten)
     return result
 
 
-def _why_not(cluster):
+def _why_not(cluster, rewritten):
     if cluster.blame is None:
         return f"more than 66.7% must be zero, not {tables.percent(cluster.sparsity)}"
     blame = cluster.blame
     advice = f"; {blame.advice}" if blame.advice else ""
-    return f"'{blame.op.name}' {blame.reason}{advice}"
+    # It may be the rewritten form of the user's layer that is in the way.
+    form = f" (rewritten: {rewritten[blame.op.name]})" if blame.op.name in rewritten else ""
+    return f"'{blame.op.name}' {blame.reason}{form}{advice}"
 
 
 def _judge(op, target, sparsity, fast):
@@ -198,7 +204,7 @@ def _prunable(model, name):
     )
 
 
-class PruneForLatencyOnXNNPack:
+class PruneForLatencyOnXNNPack(PruningPolicy):
     """TFMOT's `pruning_policy` of this name: prune what XNNPACK's sparse path accelerates.
 
     Only 1x1 convolutions are wrapped, and a model in which none of them would be faster is
@@ -225,6 +231,12 @@ class PruneForLatencyOnXNNPack:
 
     def ensure_model_supports_pruning(self, model):
         """Raise ValueError unless some 1x1 convolutions of the model would be faster."""
+        # What is wrapped already counts as it was.
+        model = replace_layers(
+            model,
+            lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
+            inside=lambda part: isinstance(part, keras.Model),
+        )
         if functional(model) is None:
             raise ValueError(
                 f"The model '{model.name}' is subclassed (or not built): XNNPACK's sparse path can "

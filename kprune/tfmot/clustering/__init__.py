@@ -1,0 +1,5 @@
+"""tfmot.clustering"""
+
+from kprune.tfmot.clustering import keras
+
+__all__ = ["keras"]

@@ -1,0 +1,5 @@
+"""tfmot.quantization"""
+
+from kprune.tfmot.quantization import keras
+
+__all__ = ["keras"]

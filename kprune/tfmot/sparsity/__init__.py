@@ -1,0 +1,5 @@
+"""tfmot.sparsity"""
+
+from kprune.tfmot.sparsity import keras
+
+__all__ = ["keras"]
