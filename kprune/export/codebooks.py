@@ -61,8 +61,8 @@ def _nothing_to_store(model, kernels):
         )
     if max(codes.size for codes in kernels) < SMALLEST_STORED:
         return (
-            f"The shared weights of the model '{model.name}' have fewer than {SMALLEST_STORED} entries "
-            "each, and would take more room as codes than they do in float32: leave quantize out, "
+            f"The shared weights of the model '{model.name}' have fewer than {SMALLEST_STORED} "
+            "entries each, and would take more room as codes than they do in float32: leave quantize out, "
             "or use quantize='float16'."
         )
     return (
