@@ -6,8 +6,10 @@ import contextlib
 import keras
 from keras import ops
 
+from kprune._keras.fit import run_last
 from kprune._keras.opening_h5 import h5_scope
 from kprune._replace import replace_layers
+from kprune.training.finish import finish
 from kprune.wrappers import (
     DEFAULT_SCHEDULE,
     TFMOT_SCHEDULES,
@@ -151,7 +153,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     Wrapped layers count steps and compute masks by themselves, and training without this
     callback prunes as well; with it, the weights that other callbacks, the validation and
-    the end of `fit` see are exactly sparse.
+    the end of `fit` see are exactly sparse, and `fit` ends with a line on what was reached,
+    and a warning on what was not.
 
     Raises:
         ValueError: after the first step of `fit`, if no wrapped layer was called with
@@ -180,9 +183,15 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
         self._steps_before = None
+        self._waits = False
 
     def on_train_begin(self, logs=None):
         self._steps_before = _steps(self.model)
+        self._waits = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._waits:
+            self._waits = run_last(self.model, self._finish)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._steps_before is None:
@@ -206,6 +215,11 @@ class UpdatePruningStep(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         # Once more, after moving averages took the place of the weights.
         self._mask_weights()
+        if not self._waits:
+            self._finish()
+
+    def _finish(self):
+        finish(self.model, (self.params or {}).get("verbose", 1))
 
     def _mask_weights(self):
         # On JAX `self.model` brings the weights of the last step back to the model.

@@ -14,6 +14,7 @@ from kprune._keras.opening_h5 import to_keras_3
 from kprune._scope import ReplacedValues, first_call_of_step
 from kprune.patterns import NM, Block, Unstructured
 from kprune.schedules import ConstantSparsity, PolynomialDecay, check_schedule
+from kprune.training.requests import remember
 
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, 0)
 # What TFMOT's files call them: they say no module.
@@ -157,6 +158,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         # -1 until the first training step, as in TFMOT and its files.
         before = keras.initializers.Constant(-1)
         self.pruning_step = self._add_state("pruning_step", (), "int", before)
+        remember(self._group)
 
     def _add_state(self, name, shape, dtype, initializer):
         return self.add_weight(

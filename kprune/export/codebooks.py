@@ -62,8 +62,8 @@ def _nothing_to_store(model, kernels):
     if max(codes.size for codes in kernels) < SMALLEST_STORED:
         return (
             f"The shared weights of the model '{model.name}' have fewer than {SMALLEST_STORED} "
-            "entries each, and would take more room as codes than they do in float32: leave quantize out, "
-            "or use quantize='float16'."
+            "entries each, and would take more room as codes than they do in float32: leave "
+            "quantize out, or use quantize='float16'."
         )
     return (
         f"The converter has changed the shared weights of the model '{model.name}' so that they "

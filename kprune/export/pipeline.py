@@ -18,6 +18,7 @@ from kprune.export.signature import describe
 from kprune.export.stored import stored_weights
 from kprune.export.targets.encode import Made
 from kprune.export.workplace import workplace
+from kprune.training.requests import warn_if_unmet
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
 _VERIFIED_CALIBRATION_SAMPLES = 64
@@ -57,6 +58,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
     checks.require_exportable(model)
     checks.require_stateless(model)
     checks.require_batch_size(batch_size)
+    warn_if_unmet(model, "exported", stacklevel=4)
     path = files.destination(path, f".{runtime.format}")
     signature = describe(model, inputs)
     file_signature = signature.with_batch(batch_size)

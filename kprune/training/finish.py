@@ -6,6 +6,7 @@ from kprune import _backend, selection
 from kprune.training import zeros
 from kprune.training.at_risk import watch
 from kprune.training.requests import requests
+from kprune.wrappers import wrappers_in
 
 
 def finish(model, verbose=1):
@@ -25,7 +26,8 @@ def finish(model, verbose=1):
             )
     if verbose and found:
         print(_summary(model, found), flush=True)
-    watch(model)
+    if not wrappers_in(model):  # These act in any training.
+        watch(model)
 
 
 def _why(model, request):
@@ -37,6 +39,11 @@ def _why(model, request):
     ]
     end = request.group.setting.schedule.end_step
     steps = {one.name: _backend.to_int(one.iterations) for one in pruning}
+    steps |= {
+        wrapper.name: _backend.to_int(wrapper.pruning_step)
+        for wrapper in wrappers_in(model)
+        if any(id(variable) in own for variable, _, _ in wrapper.pruning_vars)
+    }
     if steps and not any(steps.values()):
         return (
             f"The optimizer {', '.join(steps)} never made a step: what `train_step` uses must be "
