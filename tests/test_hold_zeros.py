@@ -100,7 +100,7 @@ def test_hold_zeros_after_a_new_compile(tmp_path, saved):
     assert history.history["sparsity"][-1] == sum(zeros(model).values()) / sum(
         value.size for value in before.values()
     )
-    assert type(model.optimizer) is keras.optimizers.SGD
+    assert isinstance(model.optimizer, keras.optimizers.SGD)
 
 
 @pytest.mark.parametrize("order", [1, -1])

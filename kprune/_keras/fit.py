@@ -12,7 +12,7 @@ def run_last(model, function):
 
     Args:
         model: the model that is trained; call this from `on_epoch_begin` of the first epoch.
-        function: takes no arguments.
+        function: takes no arguments. Of several in one `fit` the first runs.
 
     Returns:
         Whether it will run. Not where the callbacks are called by hand, without a `History`.
@@ -21,6 +21,8 @@ def run_last(model, function):
     # The history of a `fit` that is over has epochs in it.
     if not isinstance(history, keras.callbacks.History) or getattr(history, "epoch", None) != []:
         return False
+    if "on_train_end" in vars(history):
+        return True  # Another callback of this `fit` has said what is to run.
     on_train_end = history.on_train_end
 
     def then_run(logs=None):
