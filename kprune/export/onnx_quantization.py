@@ -126,7 +126,7 @@ def _normalizing(path):
                 name=node.name,
                 scales=node.op_type in ("Add", "Sub", "Mul", "Div") and len(values) == 1,
                 moves=node.op_type in _MOVES,
-                by_feature=any(np.ptp(value) > 0 for value in values if value.size),
+                by_feature=any(value.min() < value.max() for value in values if value.size),
                 inputs=[name for name in node.input if name and name not in constants],
                 outputs=list(node.output),
             )
