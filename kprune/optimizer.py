@@ -1,5 +1,6 @@
 """The optimizer that carries the masks: they live and act inside the compiled step."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -12,7 +13,7 @@ from kprune.allocation import Uniform
 from kprune.criteria import Magnitude
 from kprune.patterns import Unstructured
 from kprune.schedules import ConstantSparsity, check_schedule
-from kprune.training.at_risk import held, unwatch
+from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.requests import remember
 
 
@@ -150,7 +151,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         for group in self._groups:
             remember(group)
             for weight in group.weights:
-                unwatch(weight.variable)
+                unwatch(weight.variable, ZEROS)
 
     def reschedule(self, schedule_of):
         """Let every group go on by the schedule that a function returns for it, masks as they are.
@@ -220,7 +221,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if any(group.setting.criterion.needs_gradient for group in self._groups):
             grads = _backend.mean_over_replicas(grads)
         try:
-            with held():
+            with held(ZEROS):
                 self.base_optimizer.apply(self._masked(grads, variables), trainable_variables)
             self._prune(before, grads, variables)
         except BaseException:
@@ -242,7 +243,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         with keras.StatelessScope(state_mapping=list(zip([*base, *masks], optimizer_variables))):
             before = _backend.read(self.iterations)
             masked = self._masked(grads, self._trainable_variables)
-        with held():
+        with held(ZEROS):
             trainable_variables, base_values = self.base_optimizer.stateless_apply(
                 base_values, masked, trainable_variables
             )
@@ -428,4 +429,18 @@ def _check_trained(groups, variables):
     return groups
 
 
-legacy_h5.save_instead(PruningOptimizer, lambda optimizer: optimizer.base_optimizer)
+@contextlib.contextmanager
+def _without_masks(model):
+    """A scope in which `compile`'s optimizer is the one that was wrapped."""
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, PruningOptimizer):
+        yield
+        return
+    model.optimizer = optimizer.base_optimizer
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
+
+
+legacy_h5.save_within(_without_masks)

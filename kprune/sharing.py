@@ -12,13 +12,13 @@ from kprune.callbacks import check_finite
 from kprune.clustering.centroids import kmeans
 from kprune.clustering.optimizer import (
     CODES,
-    ClusteringOptimizer,
     Codebook,
     install,
-    optimizers,
+    is_clustered,
     uninstall,
 )
-from kprune.optimizer import PruningOptimizer
+from kprune.training.at_risk import CLUSTERS, unwatch, watch
+from kprune.training.zeros import pruned_groups
 
 MOST_CLUSTERS = 255  # Zero is one more, and 8 bits hold 256 numbers.
 SMALLEST_STORED = 256  # entries: in fewer, codes and their operator take more than they save
@@ -114,10 +114,13 @@ class WeightSharing(keras.callbacks.Callback):
         remove_sharing(model)
         # Averages of an optimizer with `use_ema`, which are not clustered, may be in it.
         share_weights(model, self.clusters, self.layers)
-        said = []
-        for weight, _ in chosen(model, self.clusters, self.layers):
-            variable = weight.variable
-            variable.constraint = _Unheld(variable.constraint, said)
+        watch(
+            [weight.variable for weight, _ in chosen(model, self.clusters, self.layers)],
+            CLUSTERS,
+            "This training moves weights apart that WeightSharing had clustered: pass "
+            "kprune.WeightSharing to this `fit`, too, or call kprune.strip_pruning(model) first "
+            "if that is what you want.",
+        )
 
 
 def share_weights(model, clusters=16, layers=None):
@@ -148,9 +151,7 @@ def share_weights(model, clusters=16, layers=None):
 def remove_sharing(model):
     """Let the weights of a model be trained one by one again; return whether they were not."""
     for weight in selection.weights(model):
-        constraint = getattr(weight.variable, "constraint", None)
-        if isinstance(constraint, _Unheld):
-            weight.variable.constraint = constraint.previous
+        unwatch(weight.variable, CLUSTERS)
     found = uninstall(model)
     if found:
         _backend.recompile(model)
@@ -159,7 +160,7 @@ def remove_sharing(model):
 
 def is_shared(model):
     """Whether the weights of a model are trained together now."""
-    return any(isinstance(optimizer, ClusteringOptimizer) for optimizer in optimizers(model))
+    return is_clustered(model)
 
 
 def check_clusters(clusters, layers=None):
@@ -202,24 +203,6 @@ def grid(values):
     if not scale > 0:
         return np.float32(1), np.zeros(values.shape, "int8")
     return scale, np.clip(np.rint(values / scale), -CODES, CODES).astype("int8")
-
-
-class _Unheld:
-    """A constraint that holds nothing, and says so when the next training step is compiled."""
-
-    def __init__(self, previous, said):
-        self.previous, self._said = previous, said
-
-    def __call__(self, value):
-        if not self._said:
-            self._said.append(True)
-            warnings.warn(
-                "This training moves weights apart that WeightSharing had clustered: pass "
-                "kprune.WeightSharing to this `fit`, too, or call kprune.strip_pruning(model) "
-                "first if that is what you want.",
-                stacklevel=2,
-            )
-        return _backend.read(value if self.previous is None else self.previous(value))
 
 
 def _codebooks(model, clusters, layers):
@@ -275,8 +258,7 @@ def _warn_of_small(codebooks):
 
 def _check_pruned(model):
     """Raise where a `PruningOptimizer` will make more zeros: the clusters would mix with them."""
-    found = [o for o in optimizers(model) if isinstance(o, PruningOptimizer)]
-    for group in [group for optimizer in found for group in optimizer.groups]:
+    for group in pruned_groups(model):
         final = group.setting.final_sparsity
         if final is not None and selection.pruned_share([group]) < final - _SAME_SHARE:
             raise ValueError(

@@ -8,7 +8,7 @@ from kprune.clustering.wrappers import clusters_in
 from kprune.optimizer import PruningOptimizer
 from kprune.quantization import is_fake_quantized, remove_fake_quantization
 from kprune.sharing import is_shared, remove_sharing
-from kprune.training.at_risk import watch
+from kprune.training.at_risk import watch_zeros
 from kprune.training.optimizers import optimizers_in, replace_optimizers
 from kprune.training.requests import warn_if_unmet
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
@@ -76,7 +76,7 @@ def strip_pruning(model):
             _backend.recompile(model)
         stripped = _unwrapped(model)
     warn_if_unmet(stripped, "stripped")
-    watch(stripped)
+    watch_zeros(stripped)
     return stripped
 
 

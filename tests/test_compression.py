@@ -9,6 +9,7 @@ import kprune
 from kprune.export import VerificationError
 from kprune.export.signature import describe
 from kprune.sharing import on_grid, share_weights
+from kprune.training import at_risk
 from tests.export.runtimes import run_tflite
 from tests.training import compiled, data, kernels, mlp, zeros
 
@@ -25,7 +26,8 @@ def test_from_a_dense_model_to_a_gzipped_file(tmp_path):
     assert (len(path.read_bytes()), len(blob)) == (report.gzipped_bytes, report.bytes)
     assert report.float32_bytes == 4 * report.parameters == 4 * model.count_params()
     assert report.ratio == report.float32_bytes / report.gzipped_bytes
-    assert zeros(model) == {"first/kernel": 528, "second/kernel": 449, "head/kernel": 27}
+    asked = {"first/kernel": 528, "second/kernel": 449, "head/kernel": 27}
+    assert all(count >= asked[name] for name, count in zeros(model).items())
     for weight in report.export.weights:
         if weight.dtype == "int8":
             assert 0 < weight.values <= 8
@@ -39,7 +41,8 @@ def test_from_a_dense_model_to_a_gzipped_file(tmp_path):
     assert json.loads(json.dumps(report.to_dict()))["ratio"] == report.ratio
     assert "gzipped" in str(report)
     assert not kprune.strip.find_pruning(model)
-    assert all(variable.constraint is None for variable in model.trainable_variables)
+    watches = [variable.constraint for variable in model.trainable_variables]
+    assert all(isinstance(one, at_risk.Watch) for one in watches if one is not None)
     kprune.compress(model, tmp_path / "again.tflite.gz", clusters=8)
     assert (tmp_path / "again.tflite.gz").read_bytes() == path.read_bytes()
 
@@ -138,7 +141,8 @@ def test_what_is_refused_leaves_no_file(tmp_path, path, arguments, error, messag
     with pytest.raises(error, match=message):
         kprune.compress(model, tmp_path / path, **arguments)
     assert not list(tmp_path.iterdir())
-    assert all(variable.constraint is None for variable in model.trainable_variables)
+    watches = [variable.constraint for variable in model.trainable_variables]
+    assert all(isinstance(one, at_risk.Watch) for one in watches if one is not None)
 
 
 def test_a_file_that_fails_verification_is_not_written(tmp_path):

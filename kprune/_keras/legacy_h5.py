@@ -1,32 +1,36 @@
 """Whole models in `.h5`, the format of Keras 2, which Keras 3 still writes."""
 
+import contextlib
 import functools
 
 from keras.src.legacy.saving import legacy_h5_format
 
+_scopes = []
 
-def save_instead(kind, replacement):
-    """Let another optimizer be saved where a model that is saved as `.h5` has one of a kind.
+
+def save_within(scope):
+    """Let models be saved as `.h5` within a scope, in which their optimizers are plain ones.
 
     The format writes `type(optimizer)` and `optimizer.variables` as they are, without asking the
     optimizer (`.keras` asks it: `save_own_variables`), so that no public method can say what
     belongs into the file.
 
     Args:
-        kind: a class of optimizers.
-        replacement: function from an optimizer of that class to the one that is saved.
+        scope: function from a model to a context manager. Those that were given first are
+            entered first.
     """
-    save = legacy_h5_format.save_model_to_hdf5
+    _scopes.append(scope)
 
-    @functools.wraps(save)
-    def save_model_to_hdf5(model, *args, **kwargs):
-        optimizer = getattr(model, "optimizer", None)
-        if not isinstance(optimizer, kind):
-            return save(model, *args, **kwargs)
-        model.optimizer = replacement(optimizer)
-        try:
-            return save(model, *args, **kwargs)
-        finally:
-            model.optimizer = optimizer
 
-    legacy_h5_format.save_model_to_hdf5 = save_model_to_hdf5
+_save = legacy_h5_format.save_model_to_hdf5
+
+
+@functools.wraps(_save)
+def _save_model_to_hdf5(model, *args, **kwargs):
+    with contextlib.ExitStack() as stack:
+        for scope in _scopes:
+            stack.enter_context(scope(model))
+        return _save(model, *args, **kwargs)
+
+
+legacy_h5_format.save_model_to_hdf5 = _save_model_to_hdf5

@@ -1,5 +1,6 @@
 """The optimizer that trains the centroids of a model's weights, inside the compiled step."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -8,8 +9,10 @@ from keras import ops
 from keras.src.utils import tracking
 
 from kprune import _backend
+from kprune._keras import legacy_h5
 from kprune.clustering.assignment import nearest, sums
-from kprune.training.at_risk import held
+from kprune.training.at_risk import CLUSTERS, ZEROS, held
+from kprune.training.optimizers import all_optimizers_in, replace_innermost
 
 CODES = 127  # Multiples of a weight's scale, on either side of zero.
 
@@ -94,7 +97,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         mean = isinstance(self.inner_optimizer, keras.optimizers.SGD)
         of_centroids = [one.gradients(each, mean) for one, each in zip(self._clusters, found)]
         rate = self.inner_optimizer.learning_rate
-        with held():  # Entries that were zero stay zero, below.
+        with held(ZEROS, CLUSTERS):  # Entries that were zero stay zero, below.
             self.inner_optimizer.apply(grads, trainable_variables)
         if not self._clusters:
             return
@@ -160,69 +163,61 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
 
 def install(model, codebooks):
-    """Wrap the optimizers of a model: all that its attributes hold, each once.
+    """Wrap the optimizers of a model: all that it holds, each once.
 
     Those inside others are wrapped, a LossScaleOptimizer's say, which get the true gradients.
     """
     wrapped = {}
-    for holder, name, optimizer in _innermost(model):
+
+    def wrap(optimizer):
+        if isinstance(optimizer, ClusteringOptimizer):
+            return optimizer
         if id(optimizer) not in wrapped:
             wrapped[id(optimizer)] = ClusteringOptimizer(optimizer, codebooks)
-        _put(holder, name, wrapped[id(optimizer)])
-        if isinstance(holder, keras.optimizers.LossScaleOptimizer):
-            holder.save_own_variables = _SavesPlain(holder)
+        return wrapped[id(optimizer)]
+
+    _replace(model, wrap)
 
 
 def uninstall(model):
     """Unwrap the optimizers of a model; return the `ClusteringOptimizer`s that wrapped them."""
     found = {}
-    for holder, name, optimizer in _innermost(model):
-        if isinstance(optimizer, ClusteringOptimizer):
-            found[id(optimizer)] = optimizer
-            _put(holder, name, optimizer.inner_optimizer)
-            vars(holder).pop("save_own_variables", None)
+
+    def unwrap(optimizer):
+        if not isinstance(optimizer, ClusteringOptimizer):
+            return optimizer
+        found[id(optimizer)] = optimizer
+        return optimizer.inner_optimizer
+
+    _replace(model, unwrap)
     return list(found.values())
 
 
-def optimizers(model):
-    """Return every optimizer in the attributes of a model, and those inside them."""
-    return [optimizer for _, _, optimizer in _held(model)]
+def is_clustered(model):
+    """Whether an optimizer of a model is wrapped in a `ClusteringOptimizer`."""
+    return any(isinstance(one, ClusteringOptimizer) for one in all_optimizers_in(model))
 
 
-def _innermost(model):
-    """The optimizers that hold no other but the one that a `ClusteringOptimizer` wraps."""
-    return [
-        (holder, name, optimizer)
-        for holder, name, optimizer in _held(model)
-        if not isinstance(holder, ClusteringOptimizer)
-        and (isinstance(optimizer, ClusteringOptimizer) or not list(_inside(optimizer)))
-    ]
+def _replace(model, replacement):
+    replace_innermost(model, replacement, ClusteringOptimizer)
+    for holder in all_optimizers_in(model):
+        if isinstance(holder, keras.optimizers.LossScaleOptimizer):
+            vars(holder).pop("save_own_variables", None)
+            if isinstance(holder.inner_optimizer, ClusteringOptimizer):
+                holder.save_own_variables = _SavesPlain(holder)
 
 
-def _held(model):
-    found = list(_inside(model))
-    for _, _, optimizer in found:
-        found += _inside(optimizer)
-    return found
+@contextlib.contextmanager
+def _without_clusters(model):
+    """A scope in which a model's optimizers are those that were wrapped."""
+    wrapped = {id(one.inner_optimizer): one for one in uninstall(model)}
+    try:
+        yield
+    finally:
+        _replace(model, lambda optimizer: wrapped.get(id(optimizer), optimizer))
 
 
-def _inside(owner):
-    """(holder, name or index, optimizer) of each optimizer that an object's attributes hold."""
-    for name, value in list(vars(owner).items()):
-        if isinstance(value, keras.optimizers.Optimizer):
-            if not (isinstance(owner, ClusteringOptimizer) and name == "_centroid_optimizer"):
-                yield owner, name, value
-        elif isinstance(value, list | dict) and not name.startswith("_"):
-            for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
-                if isinstance(item, keras.optimizers.Optimizer):
-                    yield value, key, item
-
-
-def _put(holder, name, optimizer):
-    if isinstance(holder, list | dict):
-        holder[name] = optimizer
-    else:
-        setattr(holder, name, optimizer)
+legacy_h5.save_within(_without_clusters)
 
 
 class _SavesPlain:

@@ -55,6 +55,8 @@ def quiet():
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         stack.callback(logging.disable, logging.root.manager.disable)
+        # onnxruntime.transformers appends to it when it is imported.
+        stack.callback(sys.path.__setitem__, slice(None), list(sys.path))
         logging.disable(logging.ERROR)
         yield transcript
 

@@ -4,7 +4,7 @@ import warnings
 
 from kprune import _backend, selection
 from kprune.training import zeros
-from kprune.training.at_risk import watch
+from kprune.training.at_risk import watch_zeros
 from kprune.training.requests import requests
 from kprune.wrappers import wrappers_in
 
@@ -27,7 +27,7 @@ def finish(model, verbose=1):
     if verbose and found:
         print(_summary(model, found), flush=True)
     if not wrappers_in(model):  # These act in any training.
-        watch(model)
+        watch_zeros(model)
 
 
 def _why(model, request):

@@ -37,6 +37,41 @@ def replace_optimizers(model, replacement):
                 setattr(owner, name, new)
 
 
+def all_optimizers_in(model):
+    """Return the optimizers of a model, and those that they hold, as `LossScaleOptimizer` does."""
+    found = optimizers_in(model)
+    for optimizer in found:
+        found += [inner for _, inner in _inside(optimizer)]
+    return found
+
+
+def _inside(optimizer):
+    held = vars(optimizer).items()
+    return [(name, one) for name, one in held if isinstance(one, keras.optimizers.Optimizer)]
+
+
+def replace_innermost(model, replacement, kind):
+    """Put other optimizers in the places of those that hold no other.
+
+    Args:
+        model: a `keras.Model`.
+        replacement: as of `replace_optimizers`.
+        kind: a class of optimizers that are innermost, whatever they hold.
+    """
+
+    def replaced(optimizer):
+        inside = [] if isinstance(optimizer, kind) else _inside(optimizer)
+        if not inside:
+            return replacement(optimizer)
+        for name, inner in inside:
+            new = replaced(inner)
+            if new is not inner:
+                setattr(optimizer, name, new)
+        return optimizer
+
+    replace_optimizers(model, replaced)
+
+
 def _replaced(value, replacement):
     if isinstance(value, keras.optimizers.Optimizer):
         return replacement(value)
