@@ -131,6 +131,16 @@ def mean_over_replicas(gradients):
     return [None if g is None else next(reduced) for g in gradients]
 
 
+def after(tensors, earlier):
+    """`tensors`, once `earlier` ones are there: replicas must reduce in the same order."""
+    if not is_tensorflow():
+        return tensors
+    import tensorflow as tf
+
+    with tf.control_dependencies([tf.convert_to_tensor(each) for each in earlier]):
+        return [tf.identity(tensor) for tensor in tensors]
+
+
 def mask_gradient(gradient, mask):
     """A gradient, where the mask is True; of an embedding on TensorFlow, of the rows it is of."""
     if gradient is None:

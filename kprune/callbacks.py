@@ -251,8 +251,7 @@ class Pruning(_Installing):
                 f"sparsity={final:g}. Pass `steps_per_epoch` to `fit`, or "
                 "`schedule=kprune.PolynomialDecay(...)` with steps of your own to Pruning."
             )
-        current = zeros.held_share(group)
-        return derived_schedule(final, current, run, self.begin, self.end, self.frequency)
+        return derived_schedule(group, run, self.begin, self.end, self.frequency)
 
     def _follow(self, epoch):
         changed = False

@@ -1,4 +1,5 @@
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune import selection
+from kprune.training.run import derived_schedule
 from tests.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 
@@ -400,3 +403,36 @@ def test_settings_for_layers_that_are_given_a_sparsity_alone():
     blocks = (found["second/kernel"].reshape(11, 3, 17) == 0).all(axis=1)
     assert blocks.sum() == round(0.5 * blocks.size)
     assert (found["first/kernel"] != 0).all()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allocation"),
+    [
+        (kprune.Unstructured(), kprune.Uniform()),
+        (kprune.Unstructured(), kprune.Global()),
+        (kprune.Block((4, 1)), kprune.Uniform()),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_by_the_same_schedule_in_whichever_epoch_it_was_cut(pattern, allocation):
+    model = compiled(mlp())
+    callback = kprune.Pruning(0.9, pattern=pattern, allocation=allocation)
+    found, steps, epochs = selection.weights(model), 10, 16
+    (group,) = selection.group(found, callback.default, None, model)
+    schedule = derived_schedule(group, run_of(0, steps * epochs), 0.1, 0.7, None)
+    dense = [ops.convert_to_numpy(weight.variable) for weight in group.weights]
+    for epoch in range(1, epochs):
+        now = epoch * steps
+        update = schedule.last_update(now)
+        if update is not None:
+            values = [ops.convert_to_tensor(value) for value in dense]
+            # As the compiled step computes it, in float32.
+            masks = group.masks(values, ops.cast(schedule(update)[1], "float32"))
+            for weight, value, mask in zip(group.weights, values, masks):
+                weight.variable.assign(ops.where(mask, value, 0.0))
+        resumed = derived_schedule(group, run_of(now, steps * epochs), 0.1, 0.7, None)
+        assert resumed.get_config() == schedule.get_config()
+
+
+def run_of(now, total):
+    return SimpleNamespace(now=now, first=0, total=total, last=total, repeated=0)

@@ -101,12 +101,14 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.apply(grads, trainable_variables)
         if not self._clusters:
             return
+        moved = [_backend.read(one.variable) for one in self._clusters]
+        of_centroids = _backend.after(of_centroids, moved)
         _backend.assign_all([self._centroid_optimizer._learning_rate], [rate])
         self._centroid_optimizer.apply(of_centroids, [one.centroids for one in self._clusters])
         updates = [
             pair
-            for one, old in zip(self._clusters, before)
-            for pair in one.updates(_backend.read(one.variable) - old)
+            for one, old, new in zip(self._clusters, before, moved)
+            for pair in one.updates(new - old)
         ]
         _backend.assign_all(*zip(*updates))
 

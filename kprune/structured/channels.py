@@ -241,18 +241,20 @@ class ChannelMasks(selection.Group):
 
     def restored(self, sparsity):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
-        alive = self._alive()
-        kept = [int(_backend.count_true(one)) for one in alive]
-        gone = [g.channels - count for g, count in zip(self.channel_groups, kept)]
+        if sparsity > 0 and self.fits(sparsity):
+            return self._spread(self._alive())
         values = [_backend.read(weight.variable) for weight in self.weights]
+        return self.masks(values, sparsity, scores=Magnitude())
+
+    def fits(self, sparsity):
+        """Return whether so many channels are zero now as are to be at a sparsity."""
+        kept = [int(_backend.count_true(one)) for one in self._alive()]
+        gone = [g.channels - count for g, count in zip(self.channel_groups, kept)]
         if isinstance(self.setting.allocation, Global):
             total = sum(group.channels for group in self.channel_groups)
-            fits = abs(sum(gone) - sparsity * total) <= len(gone) * self.setting.pattern.round_to
-        else:
-            fits = all(
-                count == int(self._rounded(group, sparsity * group.channels))
-                for group, count in zip(self.channel_groups, gone)
-            )
-        if sparsity > 0 and fits:
-            return self._spread(alive)
-        return self.masks(values, sparsity, scores=Magnitude())
+            slack = len(gone) * self.setting.pattern.round_to
+            return abs(sum(gone) - sparsity * total) <= slack
+        return all(
+            count == int(self._rounded(group, sparsity * group.channels))
+            for group, count in zip(self.channel_groups, gone)
+        )

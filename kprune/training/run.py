@@ -5,11 +5,10 @@ import warnings
 
 from kprune import _backend
 from kprune.schedules import PolynomialDecay
+from kprune.training.zeros import held_share, is_at
 
 _UPDATES = 50
 _LARGEST_FREQUENCY = 100
-# Sparsities that differ by less are the same one, counted in different numbers of weights.
-_SAME = 1e-3
 # By this share of the run may the steps that an optimizer makes differ from those expected.
 _TOLERANCE = 0.1
 
@@ -69,17 +68,17 @@ class Run:
         return True
 
 
-def derived_schedule(final, current, run, begin, end, frequency):
-    """Return the schedule that takes weights to a sparsity within a run.
+def derived_schedule(group, run, begin, end, frequency):
+    """Return the schedule that takes weights to the sparsity of their setting within a run.
 
     Args:
-        final: float, the sparsity at the end.
-        current: float, the share that is zero now.
+        group: their `selection.Group`.
         run: the `Run`, of known length.
         begin: when pruning begins: float, a fraction of the run, or int, a step of it.
         end: when the sparsity is reached; as `begin`.
         frequency: int, steps between updates; None for the default.
     """
+    final = group.setting.sparsity
     begin, end = (_to_step(value, run.total) for value in (begin, end))
     begin = min(begin, run.total - 1)
     end = min(max(end, begin), run.total)
@@ -90,9 +89,10 @@ def derived_schedule(final, current, run, begin, end, frequency):
     for earlier in (0, run.repeated, *range(1, run.repeated)):
         first = run.first - earlier
         schedule = PolynomialDecay(0.0, final, first + begin, first + end, frequency=every)
-        if abs(_expected(schedule, run.now) - current) < _SAME:
+        if is_at(group, _expected(schedule, run.now)):
             return schedule
     # Neither a dense model nor this schedule resumed: go on from what there is.
+    current = held_share(group)
     begin_step = max(run.first + begin, run.now)
     end_step = max(run.first + end, begin_step)
     return PolynomialDecay(min(current, final), final, begin_step, end_step, frequency=every)

@@ -10,6 +10,8 @@ from kprune.training.optimizers import optimizers_in
 
 # What is zero stays so, whatever made it zero.
 _HELD = selection.Setting()
+# Weights with a smaller share of zeros are dense.
+_SAME = 1e-3
 
 
 def pruning_optimizers(model):
@@ -44,6 +46,13 @@ def held_share(group):
         return pruned / total if pruned < total else 0.0
     zeros = sum(int(_backend.count_true(ops.logical_not(mask))) for mask in group.held())
     return zeros / sum(weight.size for weight in group.weights)
+
+
+def is_at(group, sparsity):
+    """Return whether a group's zeros are those that it has at a sparsity."""
+    if not sparsity:
+        return held_share(group) < _SAME
+    return _backend.is_concrete() and group.fits(sparsity)
 
 
 def zero_groups(model, variables, besides):
