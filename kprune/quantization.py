@@ -6,7 +6,7 @@ import keras
 from keras import ops, tree
 
 from kprune import _backend, selection
-from kprune._scope import ReplacedValues
+from kprune._keras.scope import ReplacedValues
 
 _WEIGHT_LEVELS = 127  # On either side of zero: 8 bits, symmetric, so that zero is exact.
 _ACTIVATION_LEVELS = 255

@@ -1,8 +1,6 @@
 """A layer that prunes the layer it wraps: TFMOT's, on Keras 3."""
 
 import abc
-import copy
-import inspect
 import warnings
 
 import keras
@@ -11,7 +9,8 @@ from keras.src.utils.python_utils import is_default
 
 from kprune import _backend, selection
 from kprune._keras.opening_h5 import to_keras_3
-from kprune._scope import ReplacedValues, first_call_of_step
+from kprune._keras.scope import first_call_of_step
+from kprune._keras.wrapper import ReplacingWrapper
 from kprune.patterns import NM, Block, Unstructured
 from kprune.schedules import ConstantSparsity, PolynomialDecay, check_schedule
 from kprune.training.requests import remember
@@ -53,7 +52,7 @@ class PrunableLayer(abc.ABC):
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class PruneLowMagnitude(keras.layers.Wrapper):
+class PruneLowMagnitude(ReplacingWrapper):
     """Prunes the kernels of the layer it wraps, the lowest magnitudes first.
 
     In the forward pass the layer works with zeros where the masks say so, and gradients
@@ -110,11 +109,7 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         **kwargs,
     ):
         _check_layer(layer)
-        # Before Layer.__init__, which reads from it what a call takes.
-        self.call = _with_signature(self._call, layer)
         kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
-        # Nothing is cast here: the wrapped layer does it, and masks come from full precision.
-        kwargs |= {"dtype": layer.variable_dtype, "autocast": False}
         super().__init__(layer, **kwargs)
         pattern = _pattern(block_size, block_pooling_type, sparsity_m_by_n)
         self.block_size = tuple(block_size)
@@ -128,13 +123,8 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         self._group = None
         self.may_be_empty = False
         self._prunes_depthwise = True
-        self.supports_masking = layer.supports_masking
         if not hasattr(layer, "get_prunable_weights"):  # TFMOT's wrapper adds it, too.
             layer.get_prunable_weights = _PrunableWeights(layer)
-        self._convert_input_args = layer._convert_input_args
-        self._allow_non_tensor_positional_args = layer._allow_non_tensor_positional_args
-        if hasattr(layer, "_input_shape_arg"):
-            self._input_shape_arg = layer._input_shape_arg
 
     def build(self, *args, **kwargs):
         """Build the wrapped layer, if it is not, and the masks of its kernels."""
@@ -172,37 +162,14 @@ class PruneLowMagnitude(keras.layers.Wrapper):
             aggregation="only_first_replica",
         )
 
-    def _maybe_build(self, call_spec):
-        if not self.built:
-            # From what it is called with, as if it were called itself.
-            inner_spec = copy.copy(call_spec)
-            inner_spec.arguments_dict = _accepted(self.layer, call_spec.arguments_dict)
-            self.layer._maybe_build(inner_spec)
-            self.build()
-
-    def get_build_config(self):
-        """Return the wrapped layer's."""
-        return self.layer.get_build_config()
-
-    def build_from_config(self, config):
-        """Build the wrapped layer from its own configuration, and the masks."""
-        if not self.layer.built:
-            self.layer.build_from_config(config)
-        self.build()
-
-    def _open_name_scope(self):
-        # So that paths of variables are the same with and without the wrapper.
-        return self.layer._open_name_scope()
-
     def _call(self, *args, **kwargs):
         if kwargs.get("training") and first_call_of_step(self):
             self._advance()
-        variables = [weight.variable for weight in self._group.weights]
-        with ReplacedValues(variables, self._masked_values()) as scope:
-            outputs = self.layer(*args, **_accepted(self.layer, kwargs))
-        for loss in scope.own_losses:
-            self.add_loss(loss)
-        return outputs
+        return super()._call(*args, **kwargs)
+
+    def replaced_values(self):
+        """Return the pruned weights, and their values with the masks applied."""
+        return [weight.variable for weight in self._group.weights], self._masked_values()
 
     def _masked_values(self):
         return [
@@ -255,14 +222,6 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         variables = [weight.variable for weight in self._group.weights]
         return list(zip(variables, self._masks, self._thresholds))
 
-    def get_weights(self):
-        """Return the values of the wrapped layer's weights, a list of NumPy arrays."""
-        return self.layer.get_weights()
-
-    def set_weights(self, weights):
-        """Set the wrapped layer's weights from a list of NumPy arrays."""
-        self.layer.set_weights(weights)
-
     @property
     def variables(self):
         """The wrapped layer's variables, then masks, thresholds and step: TFMOT's order."""
@@ -282,15 +241,6 @@ class PruneLowMagnitude(keras.layers.Wrapper):
         """Save masks and step; the wrapped layer, saved after it, has exact zeros."""
         self.mask_weights()
         super().save_own_variables(store)
-
-    def compute_mask(self, inputs, previous_mask):
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def compute_output_shape(self, *args, **kwargs):
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **_accepted(self.layer, kwargs))
 
     def get_config(self):
         """Return all arguments, serializable."""
@@ -438,29 +388,3 @@ def _warn_if_above(pattern, schedule):
             f"is where this schedule for {schedule.final_sparsity:g} will stop.",
             stacklevel=3,
         )
-
-
-def _accepted(layer, kwargs):
-    """`kwargs` without `training` where a layer does not take it."""
-    if layer._call_has_training_arg or "training" not in kwargs:
-        return kwargs
-    return {name: value for name, value in kwargs.items() if name != "training"}
-
-
-def _with_signature(call, layer):
-    """`call`, with the signature of the layer's own and `training` besides.
-
-    Keras reads from it which inputs are masks, which build the layer, and so on.
-    """
-
-    def with_signature(*args, **kwargs):
-        return call(*args, **kwargs)
-
-    signature = inspect.signature(layer.call)
-    parameters = list(signature.parameters.values())
-    if "training" not in signature.parameters:
-        training = inspect.Parameter("training", inspect.Parameter.KEYWORD_ONLY, default=None)
-        catches_all = parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-        parameters.insert(len(parameters) - 1 if catches_all else len(parameters), training)
-    with_signature.__signature__ = signature.replace(parameters=parameters)
-    return with_signature

@@ -1,7 +1,6 @@
 """Layers whose kernels are clustered while they are trained: TFMOT's, on Keras 3."""
 
 import abc
-import copy
 import enum
 
 import keras
@@ -9,10 +8,9 @@ import numpy as np
 from keras import ops
 
 from kprune import _backend, selection
-from kprune._scope import ReplacedValues
+from kprune._keras.wrapper import ReplacingWrapper
 from kprune.clustering.assignment import nearest, sums
 from kprune.clustering.centroids import CentroidInitialization, initial_centroids
-from kprune.wrappers import _accepted, _with_signature
 
 # A clustered depthwise kernel loses accuracy that training does not bring back (TFMOT).
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -53,7 +51,7 @@ class ClusterableLayer(abc.ABC):
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class ClusterWeights(keras.layers.Wrapper):
+class ClusterWeights(ReplacingWrapper):
     """Clusters the kernels of the layer it wraps.
 
     In the forward pass every entry of a kernel takes the value of the centroid that is nearest to
@@ -96,11 +94,7 @@ class ClusterWeights(keras.layers.Wrapper):
         )
         if not isinstance(layer, keras.Layer):
             raise ValueError(f"`layer` must be a keras.Layer. Received: layer={layer!r}")
-        # Before Layer.__init__, which reads from it what a call takes.
-        self.call = _with_signature(self._call, layer)
         kwargs.setdefault("name", f"cluster_{layer.name}")
-        # Nothing is cast here: the wrapped layer does it, and centroids are in full precision.
-        kwargs |= {"dtype": layer.variable_dtype, "autocast": False}
         super().__init__(layer, **kwargs)
         self.number_of_clusters = int(number_of_clusters)
         self.preserve_sparsity = bool(preserve_sparsity)
@@ -108,9 +102,6 @@ class ClusterWeights(keras.layers.Wrapper):
         self.cluster_gradient_aggregation = GradientAggregation(cluster_gradient_aggregation)
         self._kernels = []
         self._has_clusters = False
-        self.supports_masking = layer.supports_masking
-        self._convert_input_args = layer._convert_input_args
-        self._allow_non_tensor_positional_args = layer._allow_non_tensor_positional_args
 
     def build(self, *args, **kwargs):
         """Build the wrapped layer, if it is not, and the centroids of its kernels."""
@@ -124,58 +115,17 @@ class ClusterWeights(keras.layers.Wrapper):
         ]
         self._has_clusters = True
 
-    def _maybe_build(self, call_spec):
-        if not self.built:
-            # From what it is called with, as if it were called itself.
-            inner_spec = copy.copy(call_spec)
-            inner_spec.arguments_dict = _accepted(self.layer, call_spec.arguments_dict)
-            self.layer._maybe_build(inner_spec)
-            self.build()
-
-    def get_build_config(self):
-        """Return the wrapped layer's."""
-        return self.layer.get_build_config()
-
-    def build_from_config(self, config):
-        """Build the wrapped layer from its own configuration, and the centroids."""
-        if not self.layer.built:
-            self.layer.build_from_config(config)
-        self.build()
-
-    def _open_name_scope(self):
-        # So that paths of variables are the same with and without the wrapper.
-        return self.layer._open_name_scope()
-
-    def _call(self, *args, **kwargs):
-        variables = [kernel.variable for kernel in self._kernels]
-        values = [kernel.clustered() for kernel in self._kernels]
-        with ReplacedValues(variables, values) as scope:
-            outputs = self.layer(*args, **_accepted(self.layer, kwargs))
-        for loss in scope.own_losses:
-            self.add_loss(loss)
-        return outputs
+    def replaced_values(self):
+        """Return the kernels, and their clustered values."""
+        return (
+            [kernel.variable for kernel in self._kernels],
+            [kernel.clustered() for kernel in self._kernels],
+        )
 
     def write_clusters(self):
         """Write the centroids' values into the kernels themselves."""
         for kernel in self._kernels:
             kernel.variable.assign(kernel.clustered())
-
-    def get_weights(self):
-        """Return the values of the wrapped layer's weights, a list of NumPy arrays."""
-        return self.layer.get_weights()
-
-    def set_weights(self, weights):
-        """Set the wrapped layer's weights from a list of NumPy arrays."""
-        self.layer.set_weights(weights)
-
-    def compute_mask(self, inputs, previous_mask):
-        return self.layer.compute_mask(inputs, previous_mask)
-
-    def compute_output_shape(self, *args, **kwargs):
-        return self.layer.compute_output_shape(*args, **kwargs)
-
-    def compute_output_spec(self, *args, **kwargs):
-        return self.layer.compute_output_spec(*args, **_accepted(self.layer, kwargs))
 
     def get_config(self):
         """Return all arguments, serializable."""
