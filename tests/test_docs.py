@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from keras.src.trainers import trainer
 
 import kprune
 from tests.training import backend
@@ -28,6 +29,8 @@ def blocks():
 @pytest.mark.filterwarnings("error::UserWarning:kprune")
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # XLA would take longer than all the training.
+    monkeypatch.setattr(trainer, "model_supports_jit", lambda model: backend() != "tensorflow")
     namespace = {"__name__": "docs"}
     for line, code in blocks():
         # With empty lines before it, so that a traceback shows the page's own line.
