@@ -47,20 +47,19 @@ def strings_of_the_package():
 
 
 def quoted_messages():
-    """What the first cells of the tables of warnings and errors quote, a row at a time."""
-    rows = []
+    """What the first cells of the tables of warnings and errors quote."""
+    found = []
     for line in PAGE.read_text().partition("\n## Warnings\n")[2].splitlines():
         cell = line.strip("|").split(" | ")[0]
-        if quoted := re.findall(r"``(.+?)``|`(.+?)`", cell):
-            rows.append([one or other for one, other in quoted])
-    return rows
+        found += [one or other for one, other in re.findall(r"``(.+?)``|`(.+?)`", cell)]
+    return found
 
 
 def test_the_messages_are_those_of_the_package():
     strings = "\n".join(strings_of_the_package())
-    rows = quoted_messages()
-    assert len(rows) > 10
-    for message in sum(rows, []):
+    messages = quoted_messages()
+    assert len(messages) > 10
+    for message in messages:
         parts = [part for part in re.split("…|EarlyStopping|stripped|exported", message) if part]
         assert [part for part in parts if part not in strings] == [], message
 
