@@ -27,7 +27,7 @@ def blocks():
 
 
 @pytest.mark.filterwarnings("error::UserWarning:kprune")
-def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # XLA would take longer than all the training.
     monkeypatch.setattr(trainer, "model_supports_jit", lambda model: backend() != "tensorflow")
@@ -35,6 +35,8 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     for line, code in blocks():
         # With empty lines before it, so that a traceback shows the page's own line.
         exec(compile("\n" * line + code, str(PAGE), "exec"), namespace)
+    quoted = re.search(r"^    (kprune: sparsity .*)$", PAGE.read_text(), re.MULTILINE)[1]
+    assert quoted in capsys.readouterr().out.splitlines()
 
 
 def strings_of_the_package():
