@@ -118,6 +118,8 @@ def test_d1_subclassed_models():
     assert tfmot.sparsity.keras.strip_pruning(model) is model
     assert model.first.kernel is kernel
     assert zero_weights(model) == {"dense/kernel": 40, "dense_1/kernel": 4}
+    assert tfmot.clustering.keras.cluster_weights(model, 3) is model
+    assert type(model.first) is kprune.clustering.ClusterWeights
 
 
 def test_d6_other_models_are_made_anew():
@@ -139,6 +141,10 @@ def test_d2_every_kernel_is_pruned():
         for weight, mask, _ in wrapper.pruning_vars:
             assert (~numpy(mask)).sum() == round(0.5 * numpy(weight).size)
         assert wrapper.pruning_vars
+    for layer, is_clustered in [(Custom(4), True), (layers.DepthwiseConv2D(3), False)]:
+        layer.build((2, 6, 6, 4))
+        clustered = tfmot.clustering.keras.cluster_weights(layer, 3)
+        assert (type(clustered) is kprune.clustering.ClusterWeights) is is_clustered
 
 
 def test_d3_m_by_n_follows_the_schedule_and_is_saved():
@@ -168,6 +174,8 @@ def test_d4_layers_with_nothing_to_prune_keep_their_names():
 def test_d5_what_is_no_layer_is_a_type_error():
     with pytest.raises(TypeError, match="Keras 3"):
         tfmot.sparsity.keras.prune_low_magnitude(object())
+    with pytest.raises(TypeError, match="Keras 3"):
+        tfmot.clustering.keras.cluster_weights(object(), 3)
 
 
 def test_d7_wrappers_that_have_not_pruned_are_not_stripped_in_silence():

@@ -1,0 +1,50 @@
+"""examples/: each runs on real data, and prints what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("KPRUNE_DATA_DIR", ROOT.parent / "shared" / "data"))
+
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="one backend shows that they run"
+    ),
+    pytest.mark.skipif(not DATA.is_dir(), reason="no data at hand"),
+]
+
+
+def run(example, *arguments):
+    """Run an example on a few images for a few epochs; return what it prints and warns of."""
+    command = [sys.executable, ROOT / "examples" / example, "--data-dir", DATA, *arguments]
+    environment = os.environ | {"COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_early_stopping():
+    printed, warned = run("early_stopping.py", "--epochs", 4, "--train-size", 512)
+    found = re.findall(
+        r"^(\S+): (\d+) of 4 epochs, sparsity (0\.\d+), test accuracy", printed, re.M
+    )
+    (plain, _, reached), (wrapped, _, sparse) = found
+    assert (plain, wrapped) == ("EarlyStopping", "after_pruning(EarlyStopping)")
+    assert float(sparse) == pytest.approx(0.9, abs=1e-4)
+    assert float(reached) <= float(sparse)
+    assert (float(reached) < 0.89) == ("less sparsity than was asked" in warned)
+
+
+def test_gan(tmp_path):
+    printed, warned = run("gan.py", "--epochs", 4, "--train-size", 256, "--out", tmp_path)
+    assert "UserWarning" not in warned
+    assert "kprune: sparsity 0.8000 of 3 weights (asked: 0.8)" in printed
+    assert "Exported" in printed
+    assert (tmp_path / "generator.tflite").stat().st_size > 10_000
+    assert (tmp_path / "digits.png").stat().st_size > 0
