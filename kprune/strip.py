@@ -11,6 +11,7 @@ from kprune.sharing import is_shared, remove_sharing
 from kprune.training.at_risk import watch_zeros
 from kprune.training.optimizers import optimizers_in, replace_optimizers
 from kprune.training.requests import warn_if_unmet
+from kprune.training.zeros import sparse_variables
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
@@ -65,18 +66,20 @@ def strip_pruning(model):
     if isinstance(model, list | tuple):
         layers = list(model)
         _check_pruned(layers, f"the list of {len(layers)} layers")
+        sparse = sparse_variables(layers)
         stripped = [_unwrapped(layer) for layer in layers]
     else:
         selection.check_model(model)
         cut_short = [remove_fake_quantization(model), remove_sharing(model)]
         if not any(cut_short) or find_pruning(model):
             _check_pruned([model], repr(model.name))
+        sparse = sparse_variables(model)
         if any(map(_is_pruning, optimizers_in(model))):
             replace_optimizers(model, lambda one: one.base_optimizer if _is_pruning(one) else one)
             _backend.recompile(model)
         stripped = _unwrapped(model)
     warn_if_unmet(stripped, "stripped")
-    watch_zeros(stripped)
+    watch_zeros(sparse)
     return stripped
 
 

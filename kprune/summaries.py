@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kprune import _backend
-from kprune.optimizer import PruningOptimizer
+from kprune.training.zeros import pruning_optimizers
 from kprune.wrappers import wrappers_in
 
 # Arguments of keras.callbacks.TensorBoard for what only TensorFlow can write.
@@ -88,7 +88,8 @@ class PruningSummaries(keras.callbacks.TensorBoard):
             from tensorboard.summary import Writer
 
             self._metrics_writer = Writer(os.path.join(self.log_dir, "metrics"))
-        step = int(self.model.optimizer.iterations)
+        pruning = pruning_optimizers(self.model) or [self.model.optimizer]
+        step = max(int(optimizer.iterations) for optimizer in pruning)
         for tag, value in scalars.items():
             self._metrics_writer.add_scalar(tag, value, step)
         self._metrics_writer.flush()
@@ -100,15 +101,14 @@ def _pruning_scalars(model):
         for variable, mask, threshold in wrapper.pruning_vars:
             yield f"{variable.path}/sparsity", 1 - _numpy(mask).mean()
             yield f"{variable.path}/threshold", float(_numpy(threshold))
-    if not isinstance(model.optimizer, PruningOptimizer):
-        return
-    masks = model.optimizer.masks()
-    for group in model.optimizer.groups:
-        for weight in group.weights:
-            mask = _numpy(masks[weight.name])
-            kept = np.abs(_numpy(weight.variable))[mask]
-            yield f"{weight.name}/sparsity", 1 - mask.mean()
-            yield f"{weight.name}/threshold", float(kept.min()) if kept.size else 0.0
+    for optimizer in pruning_optimizers(model):
+        masks = optimizer.masks()
+        for group in optimizer.groups:
+            for weight in group.weights:
+                mask = _numpy(masks[weight.name])
+                kept = np.abs(_numpy(weight.variable))[mask]
+                yield f"{weight.name}/sparsity", 1 - mask.mean()
+                yield f"{weight.name}/threshold", float(kept.min()) if kept.size else 0.0
 
 
 def _numpy(variable):

@@ -73,6 +73,20 @@ def test_a_training_that_would_lose_zeros_says_so(strip):
         kprune.strip_pruning(model)
 
 
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_so_does_training_what_channels_were_removed_from_or_zeros_held_in(times):
+    model = kprune.strip_pruning(pruned(0.8))
+    for _ in range(times):
+        model = kprune.prune_channels(model, 0.8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(compiled(model), kprune.HoldZeros(), epochs=1)
+    compiled(model)
+    with pytest.warns(UserWarning, match=r"lets the zeros.*grow back") as said:
+        fit(model, epochs=2)
+    assert len([w for w in said if "grow back" in str(w.message)]) == 1
+
+
 def test_training_on_with_the_masks_says_nothing():
     model = pruned(0.8)
     with warnings.catch_warnings():

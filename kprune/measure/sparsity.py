@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from kprune.measure.models import as_model, to_numpy
-from kprune.optimizer import PruningOptimizer
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.selection import weights
+from kprune.training.zeros import pruning_optimizers
 from kprune.wrappers import PruneLowMagnitude, wrappers_in
 
 
@@ -18,7 +18,7 @@ class WeightSparsity:
 
     `reason` says why the weight is never pruned, and is None for a prunable one. `target` is the
     final sparsity that the model is being pruned to there, of `unit`: "weights" or "channels";
-    None where it is not.
+    None where it is not. `held` says whether its zeros stay in training, without a target.
     """
 
     name: str
@@ -30,6 +30,7 @@ class WeightSparsity:
     reason: str | None
     target: float | None = None
     unit: str = "weights"
+    held: bool = False
 
     @property
     def prunable(self):
@@ -112,7 +113,7 @@ class SparsityReport(Printable):
         if not self.pruning:
             return "yes"
         if row.target is None:
-            return "yes, left dense"
+            return "yes, zeros are held" if row.held else "yes, left dense"
         of = "" if row.unit == "weights" else f" of {row.unit}"
         return f"yes, to {tables.percent(row.target)}{of}"
 
@@ -145,11 +146,9 @@ def sparsity(model):
     """
     model = as_model(model)
     groups = [wrapper._group for wrapper in wrappers_in(model) if wrapper._group is not None]
-    optimizer = getattr(model, "optimizer", None)
-    if isinstance(optimizer, PruningOptimizer):
-        groups += optimizer.groups
+    groups += [group for one in pruning_optimizers(model) for group in one.groups]
     targets = {
-        id(weight.variable): (group.setting.final_sparsity, group.unit)
+        id(weight.variable): (group.setting.final_sparsity, group.unit, not group.setting.asks)
         for group in groups
         for weight in group.weights
     }
@@ -158,7 +157,7 @@ def sparsity(model):
     return SparsityReport(model.name, rows, pruning=bool(targets))
 
 
-def _row(weight, target=None, unit="weights"):
+def _row(weight, target=None, unit="weights", held=False):
     array = to_numpy(weight.variable)
     return WeightSparsity(
         name=weight.name,
@@ -170,4 +169,5 @@ def _row(weight, target=None, unit="weights"):
         reason=weight.reason,
         target=target,
         unit=unit,
+        held=held,
     )

@@ -10,6 +10,8 @@ from kprune.structured import captures, rebuild
 from kprune.structured.graph import graph_of, is_graph, nodes
 from kprune.structured.identity import own_functions
 from kprune.structured.operations import made_anew, resized
+from kprune.training.at_risk import watch_zeros
+from kprune.training.zeros import sparse_variables
 
 
 def cut(graph, gone, adjust=None, biases=None):
@@ -41,11 +43,12 @@ class _Surgeon:
         self._layers = []  # The old layers that have new ones.
         self._variables = {}  # From the id of a variable to the new one.
         self._shared = _shared_parts(graph.model)
+        self._sparse = {id(variable) for variable in sparse_variables(graph.model)}
 
     def model(self, adjust):
         new = self._rebuilt(self._graph.model)
+        watch_zeros([new for layer in self._layers for new in self._copy_weights(layer)])
         for layer in self._layers:
-            self._copy_weights(layer)
             self._share_variables(layer)
             if id(layer) not in self._graph.layers:
                 rebuild.copy_state(layer, self._new[id(layer)])
@@ -206,6 +209,7 @@ class _Surgeon:
                     rebuild.replace(part, new, known)
 
     def _copy_weights(self, layer):
+        """Give the new layer its weights; return those in which zeros are at risk."""
         new_layer, bias = self._new[id(layer)], self._biases.get(id(layer))
         values = [self._kept_of(layer, variable) for variable in layer.weights]
         if bias is not None:
@@ -218,6 +222,11 @@ class _Surgeon:
             setattr(new_layer, name, initializer)
         if bias is not None:
             new_layer.bias.assign(keras.ops.convert_to_numpy(new_layer.bias) + bias)
+        return [
+            new
+            for old, new, value in zip(layer.weights, new_layer.weights, values)
+            if id(old) in self._sparse and 0 < np.count_nonzero(value) < value.size
+        ]
 
     def _kept_of(self, layer, variable):
         """A variable's values, less the channels that go."""

@@ -9,6 +9,7 @@ model = tfmot.sparsity.keras.prune_low_magnitude(model)
 docs/tfmot.md lists every name, and where it differs from TFMOT's.
 """
 
+from kprune import __version__
 from kprune.tfmot import clustering, experimental, quantization, sparsity
 
-__all__ = ["clustering", "experimental", "quantization", "sparsity"]
+__all__ = ["__version__", "clustering", "experimental", "quantization", "sparsity"]

@@ -11,8 +11,6 @@ import warnings
 
 import keras
 
-from kprune.training.requests import requests
-
 ZEROS, CLUSTERS = "zeros", "clusters"
 _held = contextvars.ContextVar("kprune_held", default=frozenset())
 
@@ -53,6 +51,16 @@ def watch(variables, kind, message):
         variable.constraint = Watch(variable.constraint, kind, message, said)
 
 
+def is_watched(variable, kind):
+    """Whether there is a warning about a kind on a variable."""
+    constraint = getattr(variable, "constraint", None)
+    while isinstance(constraint, Watch):
+        if constraint.kind == kind:
+            return True
+        constraint = constraint.previous
+    return False
+
+
 def unwatch(variable, kind):
     """Take the warning about a kind off a variable."""
 
@@ -65,17 +73,16 @@ def unwatch(variable, kind):
     variable.constraint = without(variable.constraint)
 
 
-def watch_zeros(model):
-    """Warn when a weight of a model that was asked to be sparse is trained without masks.
+def watch_zeros(variables):
+    """Warn when a sparse weight is trained without masks.
 
     Args:
-        model: a model, a layer, or a list of layers.
+        variables: list of `keras.Variable`s, those of the weights.
     """
-    found = [weight for request in requests(model) for weight in request.group.weights]
-    names = [weight.name for weight in found if weight.is_kernel]
+    names = [variable.path for variable in variables if len(variable.shape) > 1]
     named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     watch(
-        [weight.variable for weight in found],
+        variables,
         ZEROS,
         f"This training lets the zeros of {named} grow back: `compile` or `strip_pruning` has "
         "taken the masks off. Add kprune.HoldZeros() to the callbacks of `fit`, or prune again "

@@ -27,7 +27,7 @@ def finish(model, verbose=1):
     if verbose and found:
         print(_summary(model, found), flush=True)
     if not wrappers_in(model):  # These act in any training.
-        watch_zeros(model)
+        watch_zeros(zeros.sparse_variables(model))
 
 
 def _why(model, request):

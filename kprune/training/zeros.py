@@ -6,7 +6,9 @@ from keras import ops
 
 from kprune import _backend, selection
 from kprune.optimizer import PruningOptimizer
+from kprune.training.at_risk import ZEROS, is_watched
 from kprune.training.optimizers import optimizers_in
+from kprune.training.requests import requests
 
 # What is zero stays so, whatever made it zero.
 _HELD = selection.Setting()
@@ -32,6 +34,20 @@ def pruned_groups(model):
                 groups.append(group)
             seen |= own
     return groups
+
+
+def sparse_variables(model):
+    """Return the variables that were asked to be sparse, or whose zeros are held or at risk.
+
+    Args:
+        model: a model, a layer, or a list of layers.
+    """
+    parts = model if isinstance(model, list | tuple) else [model]
+    groups = [request.group for request in requests(model)]
+    groups += [g for part in parts for one in pruning_optimizers(part) for g in one.groups]
+    found = [weight.variable for group in groups for weight in group.weights]
+    found += [v for part in parts for v in part.variables if is_watched(v, ZEROS)]
+    return list({id(variable): variable for variable in found}.values())
 
 
 def held_share(group):

@@ -65,6 +65,11 @@ def test_a_model_being_pruned_shows_what_it_is_pruned_to():
     assert "yes, to 50.00%" in str(report)
     assert "yes, left dense" in str(report)
     assert not sparsity(ZOO["mlp"]()).pruning
+    callback = kprune.Pruning(0.75, layers=model.layers[1].name)
+    model.fit(np.ones((8, 20)), np.ones((8, 5)), epochs=4, verbose=0, callbacks=[callback])
+    report = sparsity(model)
+    assert [(row.target, row.held) for row in report][::2] == [(None, True), (0.75, False)]
+    assert "yes, zeros are held" in str(report)
 
 
 def test_a_file_is_read_like_its_model(tmp_path):
