@@ -277,6 +277,44 @@ def test_backup_and_restore(tmp_path, first):
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
+class Steps(keras.callbacks.Callback):
+    """Notes (step, zeros of a kernel) after every batch, and ends at a step as a kill would."""
+
+    def __init__(self, last=None):
+        super().__init__()
+        self.seen, self.last = [], last
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self.seen.append((step, zeros(self.model)["second/kernel"]))
+        if step == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed", [13, 37], ids=["in the first epoch", "later"])
+def test_resumed_in_mid_epoch_the_schedule_goes_on_from_where_it_was(tmp_path, killed):
+    def train(steps):
+        model = compiled(mlp())
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=4)
+        try:
+            fit(model, backup, kprune.Pruning(0.9, frequency=3), steps)
+        except KeyboardInterrupt:
+            return None
+        return model
+
+    before, after = Steps(killed), Steps()
+    assert train(before) is None
+    model = train(after)
+    # It was saved at a fourth step; Keras goes on with that step, from the epoch's beginning.
+    assert after.seen[0][0] == killed // 4 * 4 + 1
+    schedule = schedule_of(model)
+    assert (schedule.begin_step, schedule.end_step, schedule.initial_sparsity) == (6, 45, 0.0)
+    for step, found in before.seen + after.seen:
+        update = schedule.last_update(step)
+        assert found == round((0 if update is None else schedule(update)[1]) * 33 * 17)
+    assert zeros(model) == expected_zeros(model, 0.9)
+
+
 def test_checkpoints_are_sparse(tmp_path):
     model = compiled(mlp())
     path = str(tmp_path / "{epoch}.keras")
