@@ -9,6 +9,7 @@ from keras import layers, ops
 import kprune
 from kprune import selection
 from kprune.training.run import derived_schedule
+from tests.partly_built import Detector, Siamese, Wrapper, rows, text
 from tests.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 
@@ -208,6 +209,41 @@ def test_multi_input_model_with_sequences():
     for variable in pruned.values():
         value = ops.convert_to_numpy(variable.value)
         assert (value == 0).sum() == round(0.7 * value.size)
+
+
+def pairs():
+    return [rows(8, 32), -rows(8, 32)]
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "n"),
+    [
+        (Detector, lambda: rows(6, 32), 2),
+        # The wrapper's train_step is not for JAX.
+        (Siamese, pairs, 3) if backend() == "jax" else (Wrapper, pairs, 2),
+        pytest.param(
+            text,
+            lambda: ops.convert_to_tensor(["a b", "g e e x"] * 16),
+            3,
+            marks=pytest.mark.skipif(backend() != "tensorflow", reason="Keras runs no strings"),
+        ),
+    ],
+    ids=["unused layer", "siamese", "text"],
+)
+def test_models_that_are_not_built_in_every_layer(make, x, n):
+    model, y = make(), np.zeros((32, 3 if make is Detector else 1))
+    model.compile("adam", "mse")
+    shares = []
+    for callback in (kprune.Pruning(0.8), kprune.HoldZeros(), kprune.Pruning(0.8)):
+        history = model.fit(x(), y, 8, epochs=2, verbose=0, callbacks=[callback])
+        shares += history.history["sparsity"]
+        assert zeros(model) == expected_zeros(model, 0.8)
+        assert len(zeros(model)) == n
+        model = kprune.strip_pruning(model)
+        model.compile("adam", "mse")
+    assert shares[1:] == [shares[1]] * 5
+    assert kprune.sparsity(model).sparsity == shares[1]
+    assert not isinstance(model.optimizer, kprune.PruningOptimizer)
 
 
 def test_different_settings_for_different_layers():

@@ -103,6 +103,12 @@ def test_hold_zeros_after_a_new_compile(tmp_path, saved):
     assert isinstance(model.optimizer, keras.optimizers.SGD)
 
 
+def test_a_model_that_is_built_in_its_first_step_has_no_zeros_to_hold():
+    model = compiled(mlp(built=False))
+    with pytest.warns(UserWarning, match="no weight .* has zeros to hold"):
+        fit(model, kprune.HoldZeros(), epochs=1)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_hold_zeros_beside_pruning(order):
     model = kprune.strip_pruning(pruned(0.8, layers="first"))
