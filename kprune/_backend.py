@@ -179,8 +179,9 @@ def check_strategy(model):
     strategy = getattr(model, "_distribute_strategy", None)
     if strategy is not None and "ParameterServer" in type(strategy).__name__:
         raise ValueError(
-            "Keras 3 cannot train under a ParameterServerStrategy: its `fit` makes no use of the "
-            "workers. Use tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy. "
+            "Keras 3's `fit` does not run under a ParameterServerStrategy. Use "
+            "tf.distribute.MirroredStrategy or MultiWorkerMirroredStrategy; or, in a training loop "
+            "of your own, kprune.PruningOptimizer and a ClusterCoordinator. "
             f"Received: a model made in the scope of {strategy!r}"
         )
 

@@ -134,7 +134,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         self._trainable_variables = list(variables)
         for i, variable in enumerate(self._trainable_variables):
             self._trainable_variables_indices[self._var_key(variable)] = i
-        self._groups = self._find_groups(self._trainable_variables)
+        with _backend.readable(self._trainable_variables) or contextlib.nullcontext():
+            self._groups = self._find_groups(self._trainable_variables)
         self._find_groups = None  # It may hold the model, and the optimizer that was before.
         if len(self._groups) == 1:
             setting = self._groups[0].setting

@@ -9,6 +9,7 @@ from keras import layers, ops
 import kprune
 from kprune import selection
 from kprune.training.run import derived_schedule
+from tests.partly_built import Detector, Siamese, Wrapper, rows, text
 from tests.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 
@@ -210,6 +211,41 @@ def test_multi_input_model_with_sequences():
         assert (value == 0).sum() == round(0.7 * value.size)
 
 
+def pairs():
+    return [rows(8, 32), -rows(8, 32)]
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "n"),
+    [
+        (Detector, lambda: rows(6, 32), 2),
+        # The wrapper's train_step is not for JAX.
+        (Siamese, pairs, 3) if backend() == "jax" else (Wrapper, pairs, 2),
+        pytest.param(
+            text,
+            lambda: ops.convert_to_tensor(["a b", "g e e x"] * 16),
+            3,
+            marks=pytest.mark.skipif(backend() != "tensorflow", reason="Keras runs no strings"),
+        ),
+    ],
+    ids=["unused layer", "siamese", "text"],
+)
+def test_models_that_are_not_built_in_every_layer(make, x, n):
+    model, y = make(), np.zeros((32, 3 if make is Detector else 1))
+    model.compile("adam", "mse")
+    shares = []
+    for callback in (kprune.Pruning(0.8), kprune.HoldZeros(), kprune.Pruning(0.8)):
+        history = model.fit(x(), y, 8, epochs=2, verbose=0, callbacks=[callback])
+        shares += history.history["sparsity"]
+        assert zeros(model) == expected_zeros(model, 0.8)
+        assert len(zeros(model)) == n
+        model = kprune.strip_pruning(model)
+        model.compile("adam", "mse")
+    assert shares[1:] == [shares[1]] * 5
+    assert kprune.sparsity(model).sparsity == shares[1]
+    assert not isinstance(model.optimizer, kprune.PruningOptimizer)
+
+
 def test_different_settings_for_different_layers():
     model = compiled(mlp())
     rules = {"head": None, "first": {"sparsity": 0.5, "pattern": kprune.Block((4, 1))}}
@@ -274,6 +310,44 @@ def test_backup_and_restore(tmp_path, first):
     model = train()
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 64
     assert schedule_of(model).end_step == 45
+    assert zeros(model) == expected_zeros(model, 0.9)
+
+
+class Steps(keras.callbacks.Callback):
+    """Notes (step, zeros of a kernel) after every batch, and ends at a step as a kill would."""
+
+    def __init__(self, last=None):
+        super().__init__()
+        self.seen, self.last = [], last
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        self.seen.append((step, zeros(self.model)["second/kernel"]))
+        if step == self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("killed", [13, 37], ids=["in the first epoch", "later"])
+def test_resumed_in_mid_epoch_the_schedule_goes_on_from_where_it_was(tmp_path, killed):
+    def train(steps):
+        model = compiled(mlp())
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", save_freq=4)
+        try:
+            fit(model, backup, kprune.Pruning(0.9, frequency=3), steps)
+        except KeyboardInterrupt:
+            return None
+        return model
+
+    before, after = Steps(killed), Steps()
+    assert train(before) is None
+    model = train(after)
+    # It was saved at a fourth step; Keras goes on with that step, from the epoch's beginning.
+    assert after.seen[0][0] == killed // 4 * 4 + 1
+    schedule = schedule_of(model)
+    assert (schedule.begin_step, schedule.end_step, schedule.initial_sparsity) == (6, 45, 0.0)
+    for step, found in before.seen + after.seen:
+        update = schedule.last_update(step)
+        assert found == round((0 if update is None else schedule(update)[1]) * 33 * 17)
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
@@ -435,4 +509,4 @@ def test_a_run_goes_on_by_the_same_schedule_in_whichever_epoch_it_was_cut(patter
 
 
 def run_of(now, total):
-    return SimpleNamespace(now=now, first=0, total=total, last=total, repeated=0)
+    return SimpleNamespace(now=now, first=0, total=total, last=total, beginnings=[0])

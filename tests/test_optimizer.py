@@ -191,6 +191,140 @@ def test_taylor_scores_use_the_gradient():
         assert scores[pruned].max() <= scores[~pruned].min() * (1 + 1e-4) + 1e-9
 
 
+def half_zero(seed=0):
+    """The kernel and bias of a layer half of whose kernel is zero, and gradients for 3 steps."""
+    random = np.random.default_rng(seed)
+    layer = layers.Dense(4)
+    layer.build((None, 6))
+    kernel = random.normal(size=(6, 4)).astype("float32")
+    kernel[random.permuted(np.arange(24).reshape(6, 4)) < 12] = 0
+    layer.kernel.assign(kernel)
+    gradients = [[random.normal(size=shape).astype("float32") for shape in ((6, 4), (4,))]] * 3
+    return layer, kernel, gradients
+
+
+def apply(optimizer, gradients, variables):
+    """One step with these gradients, the way `fit` makes it."""
+    gradients = [ops.convert_to_tensor(g) for g in gradients]
+    if backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            optimizer.apply(gradients, variables)
+    elif backend() == "jax":
+        optimizer.build(variables)
+        own = optimizer.variables
+        trainable, state = optimizer.stateless_apply(
+            [v.value for v in own], gradients, [v.value for v in variables]
+        )
+        for variable, value in zip([*variables, *own], [*trainable, *state]):
+            variable.assign(value)
+    else:
+        optimizer.apply(gradients, variables)
+
+
+HOLD = kprune.ConstantSparsity(0.5, begin_step=100)
+
+
+def test_masked_weights_do_not_count_in_the_global_norm():
+    layer, before, ((kernel, bias), *_) = half_zero()
+    base = keras.optimizers.SGD(0.5, global_clipnorm=0.25)
+    apply(kprune.PruningOptimizer(base, HOLD), [kernel, bias], layer.trainable_variables)
+    kept = before != 0
+    norm = np.sqrt(np.square(kernel[kept]).sum() + np.square(bias).sum())
+    assert norm < 0.9 * np.sqrt(np.square(kernel).sum() + np.square(bias).sum())
+    for variable, old, gradient in zip(layer.weights, (before, 0), (kernel * kept, bias)):
+        value = ops.convert_to_numpy(variable.value)
+        np.testing.assert_allclose(value, old - 0.5 * 0.25 / norm * gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_masked_weights_have_no_moments():
+    layer, before, gradients = half_zero()
+    base = keras.optimizers.Adam(0.1)
+    optimizer = kprune.PruningOptimizer(base, HOLD)
+    for each in gradients:
+        apply(optimizer, each, layer.trainable_variables)
+    for moments in (base._momentums[0], base._velocities[0]):
+        moments = ops.convert_to_numpy(moments.value)
+        np.testing.assert_array_equal(moments != 0, before != 0)
+
+
+def test_moments_of_what_is_pruned_die_away():
+    layer, _, gradients = half_zero()
+    layer.kernel.assign(np.random.default_rng(1).normal(size=(6, 4)))
+    base = keras.optimizers.Adam(0.1, beta_1=0.75)
+    optimizer = kprune.PruningOptimizer(base, kprune.ConstantSparsity(0.5, 0))
+    moments = []
+    for each in gradients:
+        apply(optimizer, each, layer.trainable_variables)
+        moments.append(ops.convert_to_numpy(base._momentums[0].value).copy())
+    masked = ops.convert_to_numpy(layer.kernel.value) == 0
+    assert masked.sum() == 12
+    np.testing.assert_allclose(moments[1][masked], 0.75 * moments[0][masked], rtol=1e-6)
+    np.testing.assert_allclose(moments[2][masked], 0.75 * moments[1][masked], rtol=1e-6)
+    assert (np.abs(moments[2]) > np.abs(moments[1]))[~masked].all()
+
+
+class Steepest(kprune.Criterion):
+    """Keeps, and brings back, what has the largest gradients, as RigL does."""
+
+    needs_gradient = True
+
+    def __call__(self, weight, gradient=None):
+        return ops.abs(gradient)
+
+
+def test_criteria_see_the_gradients_of_masked_weights():
+    layer, _, ((first, bias), *_) = half_zero()
+    optimizer = kprune.PruningOptimizer(
+        keras.optimizers.SGD(0.1),
+        kprune.ConstantSparsity(0.5, 0, frequency=1),
+        criterion=Steepest(),
+    )
+    second = np.random.default_rng(2).normal(size=(6, 4)).astype("float32")
+    masks = []
+    for kernel in (first, second):
+        apply(optimizer, [kernel, bias], layer.trainable_variables)
+        (mask,) = optimizer.masks().values()
+        mask = ops.convert_to_numpy(mask.value).copy()
+        np.testing.assert_array_equal(mask, np.abs(kernel) > np.median(np.abs(kernel)))
+        masks.append(mask)
+    assert (masks[1] & ~masks[0]).any()
+
+
+@pytest.mark.skipif(backend() != "tensorflow", reason="gradients of rows are TensorFlow's")
+@pytest.mark.parametrize(
+    ("make", "rows"),
+    [
+        (lambda: keras.optimizers.SGD(0.5, momentum=0.5), [5, 2, 5, 0]),
+        (keras.optimizers.Adam, [5, 2, 4, 0]),  # Keras' own squares parts of rows one by one.
+    ],
+    ids=["sgd", "adam"],
+)
+def test_gradients_of_some_rows_are_masked_as_those_of_all(make, rows):
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    table = random.normal(size=(8, 3)).astype("float32") * (random.random((8, 3)) < 0.5)
+    values = random.normal(size=(4, 3)).astype("float32")
+    dense = np.zeros_like(table)
+    np.add.at(dense, rows, values)
+    sparse = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([8, 3]))
+    found = []
+    for gradient in (sparse, tf.constant(dense)):
+        layer = layers.Embedding(8, 3)
+        layer.build((None,))
+        layer.embeddings.assign(table)
+        optimizer = kprune.PruningOptimizer(make(), HOLD)
+        for _ in range(3):
+            optimizer.apply([gradient], layer.trainable_variables)
+        found.append([layer.embeddings.numpy(), *(v.numpy() for v in optimizer.variables)])
+    for by_rows, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(by_rows, whole, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(found[0][0] != 0, table != 0)
+    assert (found[0][0] != table).any(axis=1)[rows].all()
+
+
 @pytest.mark.parametrize("pattern", [kprune.Block((4, 2)), kprune.NM(2, 4)])
 def test_patterns_hold_in_training(pattern):
     model, (x, y) = compiled(mlp()), data()

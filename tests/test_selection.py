@@ -1,11 +1,12 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import kprune
 from kprune import selection
 from kprune.selection import Setting
+from tests.training import compiled
 
 
 def prunable(layer):
@@ -80,6 +81,84 @@ def test_custom_layers():
     assert prunable(layer) == ["table", "kernel"]
     reasons = {w.name.rpartition("/")[2]: w.reason for w in selection.weights(layer)}
     assert "get_prunable_weights" in reasons["w"]
+
+
+class Scale(layers.Layer):
+    """Weights of several axes that multiply channels, and no inputs."""
+
+    def build(self, shape):
+        width = shape[-1]
+        self.strength = self.add_weight(shape=(1, 1, 1, width), initializer="ones", name="w")
+        self.shift = self.add_weight(shape=(1, width), initializer="ones", name="v")
+        self.gamma = self.add_weight(shape=(2, width), initializer="ones", name="gamma")
+
+    def call(self, x):
+        return x * self.strength * self.gamma[0] + self.shift
+
+
+class Tokens(layers.Layer):
+    """Adds positions in the four ways people write them; `words` is no such table."""
+
+    def build(self, shape):
+        _, n, width = shape
+        self.row = self.add_weight(shape=(1, n, width), initializer="ones", name="a")
+        self.pos = self.add_weight(shape=(n, width), initializer="ones", name="b")
+        self.pos_emb = layers.Embedding(n, width, "ones", name="c")
+        self.places = layers.Embedding(n, width, "ones", name="position_embedding")
+        self.words = layers.Embedding(n, width, name="words")
+        for table in (self.pos_emb, self.places, self.words):
+            table.build((None,))
+
+    def call(self, x):
+        n = ops.arange(x.shape[1])
+        return x + self.row + self.pos + self.pos_emb(n) + self.places(n) + self.words(n)
+
+
+class LearnedPositionalEncoding(Scale):
+    def build(self, shape):
+        self.table = self.add_weight(shape=shape[1:], initializer="ones", name="table")
+
+    def call(self, x):
+        return x + self.table
+
+
+def vision_transformer():
+    x = inputs = keras.Input((4, 4, 3))
+    x = Scale()(layers.Conv2D(8, 1, name="patches")(x))
+    x = Tokens()(layers.Reshape((16, 8))(x))
+    x = layers.Dense(8, name="position_mlp")(LearnedPositionalEncoding()(x))
+    return keras.Model(inputs, layers.Dense(2, name="head")(layers.GlobalAveragePooling1D()(x)))
+
+
+VECTOR = "a vector: fewer than two of its axes are longer than 1"
+NO_KERNELS = {
+    "scale/w": VECTOR,
+    "scale/v": VECTOR,
+    "scale/gamma": "gamma: never pruned",
+    "tokens/a": "positions, not a kernel",
+    "tokens/b": "positions, not a kernel",
+    "c/embeddings": "positions, not a kernel",
+    "position_embedding/embeddings": "positions, not a kernel",
+    "learned_positional_encoding/table": "positions, not a kernel",
+}
+
+
+def test_scales_and_positions_are_no_kernels():
+    model = compiled(vision_transformer())
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(32, 4, 4, 3)), random.integers(0, 2, 32)
+    model.fit(x, y, 8, epochs=2, verbose=0, callbacks=[kprune.Pruning(0.9)])
+    report = kprune.sparsity(model)
+    rows = {"/".join(row.name.split("/")[-2:]): row for row in report if len(row.shape) > 1}
+    kernels = {"patches/kernel", "words/embeddings", "position_mlp/kernel", "head/kernel"}
+    assert {name for name, row in rows.items() if row.prunable} == kernels
+    for name in kernels:
+        assert rows[name].zeros == round(0.9 * rows[name].size)
+    assert {name: rows[name].reason for name in rows.keys() - kernels} == NO_KERNELS
+    assert not any(rows[name].zeros for name in NO_KERNELS)
+    text = " ".join(str(report).split())
+    assert "no: positions, not a kernel" in text
+    assert VECTOR in text
 
 
 def test_frozen_and_integer_weights_are_skipped():

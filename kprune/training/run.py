@@ -22,14 +22,14 @@ class Run:
             later epoch.
         total: how many steps the whole run has; None if unknown.
         last: the step at which it ends; None if unknown.
-        repeated: how many steps of an epoch may have been made already when the run was cut
-            short, and are made again now; Keras resumes at the beginning of an epoch.
+        beginnings: the steps at which the whole run may have begun, the likeliest first. Where it
+            was cut short within an epoch, Keras makes that epoch's steps again.
     """
 
     def __init__(self, optimizer, epoch, epochs, batches):
         self._optimizer, self._epochs = optimizer, epochs
         self.now = _backend.to_int(optimizer.iterations)
-        self.first, self.total, self.last, self.repeated = self.now, None, None, 0
+        self.beginnings, self.total, self.last = [self.now], None, None
         self._epoch_began = self.now
         if batches is None or epochs is None:
             return
@@ -37,9 +37,7 @@ class Run:
         made = _backend.to_int(_innermost(optimizer)._iterations)
         self.last = (made + (epochs - epoch) * batches) // accumulated
         earlier = epoch * batches // accumulated
-        if earlier and self.now >= earlier:
-            self.first = self.now - earlier
-            self.repeated = min(self.first, batches // accumulated)
+        self.beginnings = _beginnings(self.now, earlier, batches // accumulated)
         self.total = self.last - self.first
         if self.total < 1:
             raise ValueError(
@@ -47,6 +45,10 @@ class Run:
                 f"Received: epochs={epochs}, {batches} batches an epoch, "
                 f"gradient_accumulation_steps={accumulated}"
             )
+
+    @property
+    def first(self):
+        return self.beginnings[0]
 
     def follow(self, epoch):
         """Take the steps of the epoch that has ended as the measure of those to come.
@@ -64,7 +66,8 @@ class Run:
         last = now + made * (self._epochs - epoch)
         if abs(last - self.last) <= _TOLERANCE * self.total:
             return False
-        self.last, self.total, self.repeated = last, last - self.first, 0
+        self.beginnings = [self.first]
+        self.last, self.total = last, last - self.first
         return True
 
 
@@ -84,10 +87,8 @@ def derived_schedule(group, run, begin, end, frequency):
     end = min(max(end, begin), run.total)
     most = frequency or _LARGEST_FREQUENCY
     every = min(max(frequency or round((end - begin) / _UPDATES), 1), most)
-    # A run that is resumed goes on from where it was. It began at `run.first` or, where it was
-    # cut short within an epoch, up to an epoch before that; most often with the very first step.
-    for earlier in (0, run.repeated, *range(1, run.repeated)):
-        first = run.first - earlier
+    # A run that is resumed goes on from where it was.
+    for first in run.beginnings:
         schedule = PolynomialDecay(0.0, final, first + begin, first + end, frequency=every)
         if is_at(group, _expected(schedule, run.now)):
             return schedule
@@ -96,6 +97,24 @@ def derived_schedule(group, run, begin, end, frequency):
     begin_step = max(run.first + begin, run.now)
     end_step = max(run.first + end, begin_step)
     return PolynomialDecay(min(current, final), final, begin_step, end_step, frequency=every)
+
+
+def _beginnings(now, earlier, an_epoch):
+    """Return the steps at which a run may have begun that has come to step `now`.
+
+    Args:
+        now: int.
+        earlier: int, the steps of the epochs before this one.
+        an_epoch: int, the steps of one epoch, as many of which may be made again now.
+    """
+    if not earlier:  # A new run, unless it was cut short in its first epoch.
+        return [now, 0] if now <= an_epoch else [now]
+    first = now - earlier
+    if first < 0:
+        return [now]
+    repeated = min(first, an_epoch)
+    # Most often an optimizer's very first step.
+    return [first, first - repeated, *(first - i for i in range(1, repeated))]
 
 
 def _expected(schedule, step):

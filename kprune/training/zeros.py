@@ -81,6 +81,8 @@ def zero_groups(model, variables, besides):
         variables: the variables that are trained, a list.
         besides: the `selection.Group`s whose weights are left to them.
     """
+    if not _backend.is_concrete():
+        return []  # They are made in the step that is traced, and nobody has set zeros in them.
     known = {id(variable) for variable in variables}
     known -= {id(weight.variable) for group in besides for weight in group.weights}
     found = [

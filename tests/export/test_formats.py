@@ -1,10 +1,13 @@
 """Every kind of layer, through the real converters, into the real runtimes."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+import kprune
 from kprune.export import ExportError, export_onnx, export_tflite
 from tests.export.runtimes import (
     SKIP,
@@ -15,6 +18,8 @@ from tests.export.runtimes import (
     run_onnx,
     run_tflite,
 )
+from tests.training import compiled, mlp
+from tests.training import data as training_data
 from tests.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
@@ -219,3 +224,24 @@ def test_report_prints_and_is_plain_data(tmp_path):
     assert plain["top1_agreement"] == 1.0
     assert plain["weights"][0]["sparsity"] == 0
     assert 0 < plain["gzipped_bytes"] < plain["bytes"]
+
+
+@pytest.mark.parametrize("format", EXPORTS)
+def test_a_model_less_sparse_than_was_asked_is_exported_with_a_warning(format, tmp_path):
+    model = compiled(mlp())
+    x, y = training_data(64)
+    model.fit(x, y, 16, epochs=2, verbose=0, callbacks=[kprune.Pruning(0.75)])
+    model = kprune.strip_pruning(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        EXPORTS[format][0](model, tmp_path / f"sparse.{format}")
+    kernel = model.get_layer("second").kernel
+    kernel.assign(np.ones(kernel.shape))
+    share = (round(0.75 * 20 * 33) + round(0.75 * 17 * 2)) / (20 * 33 + 33 * 17 + 17 * 2)
+    match = (
+        f"exported is less sparse than was asked: {share:.4g}, where 0.75 was asked, in .*second"
+    )
+    with pytest.warns(UserWarning, match=match) as said:
+        EXPORTS[format][0](model, tmp_path / f"m.{format}")
+    (warning,) = [one for one in said if "less sparse" in str(one.message)]
+    assert warning.filename == __file__

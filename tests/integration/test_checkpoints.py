@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import kprune
-from tests.training import compiled, data, kernels, mlp, zeros
+from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
 
 WITHOUT_KPRUNE = """
 import sys, warnings
@@ -71,5 +71,51 @@ def test_resume_from_a_checkpoint_in_mid_training(tmp_path, policy):
     assert zeros(resumed) == zeros(whole)
     schedules = [m.optimizer.groups[0].setting.schedule for m in (whole, resumed)]
     assert schedules[0].end_step == schedules[1].end_step
+    for name, value in kernels(resumed).items():
+        np.testing.assert_allclose(value, kernels(whole)[name], atol=1e-6)
+
+
+# Keras 3.15 builds the optimizer of an .h5 file for no variables, and warns of it.
+INFERENCE_WITHOUT_KPRUNE = """
+import sys
+import keras, numpy as np
+model = keras.models.load_model(sys.argv[1])
+assert "kprune" not in sys.modules
+assert isinstance(model.optimizer, keras.optimizers.Adam)
+np.savez(sys.argv[2], *model.get_weights(), outputs=model.predict(np.load(sys.argv[3]), verbose=0))
+"""
+
+
+def test_an_h5_file_of_mid_training_is_plain_and_trains_on(tmp_path):
+    path, found, inputs = tmp_path / "mid.h5", tmp_path / "found.npz", tmp_path / "x.npy"
+    seen = {}
+
+    def keep(epoch, logs):
+        if epoch == 2:
+            whole.save(path)
+            seen["weights"] = whole.get_weights()
+            seen["state"] = [ops.convert_to_numpy(v.value) for v in whole.optimizer.variables]
+            seen["outputs"] = whole.predict(data()[0], verbose=0)
+            assert isinstance(whole.optimizer, kprune.PruningOptimizer)
+
+    whole = compiled(mlp())
+    fit(whole, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=keep)])
+
+    np.save(inputs, data()[0])
+    command = [sys.executable, "-c", INFERENCE_WITHOUT_KPRUNE, str(path), str(found), str(inputs)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with np.load(found) as alone:
+        np.testing.assert_allclose(alone["outputs"], seen["outputs"], rtol=1e-5, atol=1e-6)
+        for i, value in enumerate(seen["weights"]):
+            np.testing.assert_array_equal(alone[f"arr_{i}"], value)
+
+    with kprune.prune_scope():
+        resumed = keras.models.load_model(path)
+    base, masks = resumed.optimizer.variables, whole.optimizer.masks()
+    assert len(base) + len(masks) == len(seen["state"])
+    for new, old in zip(base, seen["state"]):
+        np.testing.assert_array_equal(ops.convert_to_numpy(new.value), old)
+    fit(resumed, initial_epoch=3)
+    assert zeros(resumed) == zeros(whole) == expected_zeros(whole, 0.9)
     for name, value in kernels(resumed).items():
         np.testing.assert_allclose(value, kernels(whole)[name], atol=1e-6)

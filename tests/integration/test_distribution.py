@@ -45,6 +45,64 @@ for policy, criterion, built in (
     print("ok", policy, criterion, built)
 """
 
+PARAMETER_SERVER = """
+import os
+for name in "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS":  # Servers wait for each other.
+    os.environ.pop(name, None)
+import socket, tensorflow as tf, keras, kprune
+from tests.training import compiled, data, expected_zeros, mlp, zeros
+def address():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+jobs = "worker", "ps"
+cluster = tf.train.ClusterSpec({job: [address()] for job in jobs})
+servers = [tf.distribute.Server(cluster, job, 0, protocol="grpc") for job in jobs]
+resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, rpc_layer="grpc")
+strategy = tf.distribute.ParameterServerStrategy(resolver)
+with strategy.scope():
+    model = compiled(mlp())
+    optimizer = kprune.PruningOptimizer(
+        keras.optimizers.Adam(), kprune.ConstantSparsity(0.5, 0), model=model)
+    optimizer.build(model.trainable_variables)
+
+for callback in kprune.Pruning(0.5), kprune.HoldZeros():
+    # `fit` itself fails before it calls any callback.
+    callbacks = keras.callbacks.CallbackList([callback], model=model, epochs=1, steps=4, verbose=0)
+    callbacks.on_train_begin()
+    before = model.optimizer
+    try:
+        callbacks.on_epoch_begin(0)
+    except ValueError as error:
+        assert "ParameterServerStrategy" in str(error) and "Mirrored" in str(error), error
+        assert model.optimizer is before
+        print("refused")
+
+@tf.function
+def step(batches):
+    def in_replica(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(
+                y, model(x, training=True), from_logits=True))
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        optimizer.apply(gradients, model.trainable_variables)
+    strategy.run(in_replica, args=next(batches))
+
+@tf.function
+def batches():
+    whole = tf.data.Dataset.from_tensor_slices(data(64)).repeat().batch(16)
+    return strategy.distribute_datasets_from_function(lambda _: whole)
+
+coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+iterator = iter(coordinator.create_per_worker_dataset(batches))
+for _ in range(4):
+    coordinator.schedule(step, args=(iterator,))
+coordinator.join()
+assert int(optimizer.iterations) == 4
+assert zeros(model) == expected_zeros(model, 0.5), zeros(model)
+print("ok", flush=True)
+"""
+
 JAX_DATA_PARALLEL = """
 import os
 os.environ["XLA_FLAGS"] = (
@@ -79,6 +137,12 @@ def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
     assert run(MIRRORED, pytestconfig).count("ok") == 3
+
+
+def test_parameter_servers_are_refused_in_fit_and_exact_in_a_loop_of_ones_own(pytestconfig):
+    if backend() != "tensorflow":
+        pytest.skip("tf.distribute")
+    assert run(PARAMETER_SERVER, pytestconfig).split() == ["refused", "refused", "ok"]
 
 
 def test_jax_data_parallel(pytestconfig):

@@ -6,68 +6,13 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from kprune import selection
+from tests.partly_built import Detector, Siamese, Wrapper, rows, text
 from tests.structured.masking import outputs, randomize
 
-
-@pytest.fixture(autouse=True)
-def _never_built_is_no_hindrance(monkeypatch):
-    """What counts is whether there are variables, not whether every layer was built."""
-    monkeypatch.setattr(selection, "is_built", lambda model: bool(model.variables), raising=False)
-
-
-class Detector(keras.Model):
-    """The auxiliary head is for pretraining only, and never built here."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = layers.Dense(8, activation="relu"), layers.Dense(3)
-        self.auxiliary = layers.Dense(5)
-
-    def call(self, x, pretrain=False):
-        return self.auxiliary(self.body(x)) if pretrain else self.head(self.body(x))
-
-
-def _embedding():
-    inputs = keras.Input((8,))
-    return keras.Model(inputs, layers.Dense(6)(layers.Dense(16, activation="relu")(inputs)))
-
-
-class Siamese(keras.Model):
-    """One embedding model, called twice."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.head = _embedding(), layers.Dense(1)
-
-    def call(self, inputs):
-        first, second = inputs
-        return self.head(ops.abs(self.embedding(first) - self.embedding(second)))
-
-
-class Wrapper(keras.Model):
-    """Is never called: its own `train_step` would call the model inside it."""
-
-    def __init__(self):
-        super().__init__()
-        first, second = keras.Input((8,)), keras.Input((8,))
-        embedding = _embedding()
-        distance = ops.norm(embedding(first) - embedding(second), axis=-1)
-        self.network = keras.Model([first, second], distance)
-        self.loss_tracker = keras.metrics.Mean(name="loss")
-
-    def call(self, inputs):
-        return self.network(inputs)
-
-
-def _x(width):
-    return np.random.default_rng(0).normal(size=(4, width)).astype("float32")
-
-
 MODELS = {
-    "a layer that call does not use": (Detector, _x(6), 2 * (6 * 8 + 8 * 3)),
-    "siamese": (Siamese, [_x(8), _x(8)], 2 * (2 * (8 * 16 + 16 * 6) + 6)),
-    "wrapper": (Wrapper, [_x(8), _x(8)], 2 * 2 * (8 * 16 + 16 * 6)),
+    "a layer that call does not use": (Detector, rows(6), 2 * (6 * 8 + 8 * 3)),
+    "siamese": (Siamese, [rows(8), rows(8)], 2 * (2 * (8 * 16 + 16 * 6) + 6)),
+    "wrapper": (Wrapper, [rows(8), rows(8)], 2 * 2 * (8 * 16 + 16 * 6)),
 }
 
 
@@ -89,14 +34,6 @@ def test_subclassed_models(name):
     assert kprune.flops(small).total < flops
 
 
-def _text():
-    words = layers.TextVectorization(20, output_sequence_length=6)
-    words.adapt(["a b c", "d e f g"])
-    stack = [layers.Embedding(20, 8), layers.GlobalAveragePooling1D()]
-    stack += [layers.Dense(16, activation="relu"), layers.Dense(1)]
-    return keras.Sequential([keras.Input((), dtype="string"), words, *stack])
-
-
 def _colors():
     color, size = keras.Input((1,), dtype="string"), keras.Input((3,))
     color_known = layers.StringLookup(vocabulary=["r", "g"], output_mode="one_hot")(color)
@@ -107,7 +44,7 @@ def _colors():
 class Text(keras.Model):
     def __init__(self):
         super().__init__()
-        self.stack = _text().layers
+        self.stack = text().layers
 
     def call(self, x):
         for layer in self.stack:
@@ -117,8 +54,8 @@ class Text(keras.Model):
 
 _WORDS = np.array(["a b", "g e e x", "c"], dtype=object)
 STRINGS = {
-    "vectorized": (_text, _WORDS, 2 * (8 * 16 + 16)),
-    "looked up": (_colors, [np.array([["r"], ["x"]], object), _x(3)[:2]], 2 * (6 * 16 + 16)),
+    "vectorized": (text, _WORDS, 2 * (8 * 16 + 16)),
+    "looked up": (_colors, [np.array([["r"], ["x"]], object), rows(3)[:2]], 2 * (6 * 16 + 16)),
     "subclassed": (Text, _WORDS, 2 * (8 * 16 + 16)),
 }
 
@@ -167,5 +104,5 @@ def test_inputs_in_a_dict():
     x = layers.Concatenate()([layers.Dense(8)(inputs["a"]), layers.Dense(8)(inputs["b"])])
     model = keras.Model(inputs, {"out": layers.Dense(2)(layers.Dense(6, activation="relu")(x))})
     small = kprune.prune_channels(model, flops=0.6, round_to=1)
-    x = {"a": _x(4), "b": _x(5)}
+    x = {"a": rows(4), "b": rows(5)}
     assert small(x)["out"].shape == model(x)["out"].shape
