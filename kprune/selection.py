@@ -171,24 +171,26 @@ class Group:
         The compiled step counts in float32: of each weight it may be one more or less, and of
         large ones a few.
         """
-        asked, zeros, total = self._units(sparsity)
-        return abs(asked - zeros) <= len(self.weights) + _ROUNDING * total
+        return abs(self.lacking(sparsity)) <= self.slack
+
+    @property
+    def slack(self):
+        """By how many units the zeros of a sparsity may differ from what is asked."""
+        return len(self.weights) + _ROUNDING * sum(weight.size for weight in self.weights)
 
     def missing(self, sparsity):
         """Return how many units are not zero now that are to be at a sparsity, at least 0."""
-        asked, zeros, _ = self._units(sparsity)
-        return max(asked - zeros, 0)
+        return max(self.lacking(sparsity), 0)
 
-    def _units(self, sparsity):
-        """How many units are to be zero at a sparsity, are zero now, and are there."""
+    def lacking(self, sparsity):
+        """Return how many more units are to be zero at a sparsity than are now; less than 0: fewer."""
         counts, shapes, zeros = [], [], 0
         for weight in self.weights:
             value, pattern = _backend.read(weight.variable), self.setting.pattern
             counts.append(pattern.count(tuple(weight.variable.shape), weight.axes))
             shapes.append(tuple(weight.variable.shape))
             zeros += int(_backend.count_true(pattern.units(ops.abs(value), weight.axes) == 0))
-        asked = self.setting.allocation.total(counts, shapes, sparsity)
-        return asked, zeros, sum(n for n, _ in counts)
+        return self.setting.allocation.total(counts, shapes, sparsity) - zeros
 
     def floored(self, sparsity):
         """Return the weights that keep their last unit, though a sparsity rounds to all of them."""

@@ -509,4 +509,4 @@ def test_a_run_goes_on_by_the_same_schedule_in_whichever_epoch_it_was_cut(patter
 
 
 def run_of(now, total):
-    return SimpleNamespace(now=now, first=0, total=total, last=total, beginnings=[0])
+    return SimpleNamespace(now=now, first=0, total=total, last=total, beginnings=[0], repeated=0)

@@ -208,14 +208,23 @@ class ChannelMasks(selection.Group):
         alive = self._alive()
         return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
 
+    @property
+    def slack(self):
+        """By how many channels the zeros of a sparsity may differ from what is asked."""
+        rounds = isinstance(self.setting.allocation, Global)
+        return len(self.channel_groups) * self.setting.pattern.round_to if rounds else 0
+
     def missing(self, sparsity):
         """Return how many channels are not zero now that are to be at a sparsity, at least 0."""
+        return max(self.lacking(sparsity) - self.slack, 0)
+
+    def lacking(self, sparsity):
+        """Return how many more channels are to be zero at a sparsity than are now."""
         gone, total = self.count()
         if isinstance(self.setting.allocation, Global):
-            slack = len(self.channel_groups) * self.setting.pattern.round_to
-            return max(round(sparsity * total) - slack - gone, 0)
+            return round(sparsity * total) - gone
         asked = (self._rounded(one, sparsity * one.channels) for one in self.channel_groups)
-        return max(sum(int(count) for count in asked) - gone, 0)
+        return sum(int(count) for count in asked) - gone
 
     def floored(self, sparsity):
         """Return nothing: `min_channels` says how many channels stay."""
@@ -245,16 +254,3 @@ class ChannelMasks(selection.Group):
             return self._spread(self._alive())
         values = [_backend.read(weight.variable) for weight in self.weights]
         return self.masks(values, sparsity, scores=Magnitude())
-
-    def fits(self, sparsity):
-        """Return whether so many channels are zero now as are to be at a sparsity."""
-        kept = [int(_backend.count_true(one)) for one in self._alive()]
-        gone = [g.channels - count for g, count in zip(self.channel_groups, kept)]
-        if isinstance(self.setting.allocation, Global):
-            total = sum(group.channels for group in self.channel_groups)
-            slack = len(gone) * self.setting.pattern.round_to
-            return abs(sum(gone) - sparsity * total) <= slack
-        return all(
-            count == int(self._rounded(group, sparsity * group.channels))
-            for group, count in zip(self.channel_groups, gone)
-        )

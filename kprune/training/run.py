@@ -1,5 +1,6 @@
 """The optimizer steps of a `fit` call, and the schedule that follows from them."""
 
+import bisect
 import numbers
 import warnings
 
@@ -22,14 +23,16 @@ class Run:
             later epoch.
         total: how many steps the whole run has; None if unknown.
         last: the step at which it ends; None if unknown.
-        beginnings: the steps at which the whole run may have begun, the likeliest first. Where it
-            was cut short within an epoch, Keras makes that epoch's steps again.
+        beginnings: the steps at which the whole run may have begun, the likeliest first.
+        repeated: how many steps before `first` it may have begun, too: where it was cut short
+            within an epoch, Keras makes that epoch's steps again.
     """
 
     def __init__(self, optimizer, epoch, epochs, batches):
         self._optimizer, self._epochs = optimizer, epochs
         self.now = _backend.to_int(optimizer.iterations)
-        self.beginnings, self.total, self.last = [self.now], None, None
+        self.beginnings, self.repeated = [self.now], 0
+        self.total, self.last = None, None
         self._epoch_began = self.now
         if batches is None or epochs is None:
             return
@@ -37,7 +40,14 @@ class Run:
         made = _backend.to_int(_innermost(optimizer)._iterations)
         self.last = (made + (epochs - epoch) * batches) // accumulated
         earlier = epoch * batches // accumulated
-        self.beginnings = _beginnings(self.now, earlier, batches // accumulated)
+        an_epoch = batches // accumulated
+        if not earlier and self.now <= an_epoch:
+            self.beginnings.append(0)  # A new run, unless it was cut short in its first epoch.
+        elif earlier and self.now >= earlier:
+            first = self.now - earlier
+            self.repeated = min(first, an_epoch)
+            # Most often it began with an optimizer's very first step.
+            self.beginnings = [first, first - self.repeated]
         self.total = self.last - self.first
         if self.total < 1:
             raise ValueError(
@@ -66,7 +76,7 @@ class Run:
         last = now + made * (self._epochs - epoch)
         if abs(last - self.last) <= _TOLERANCE * self.total:
             return False
-        self.beginnings = [self.first]
+        self.beginnings, self.repeated = [self.first], 0
         self.last, self.total = last, last - self.first
         return True
 
@@ -87,11 +97,13 @@ def derived_schedule(group, run, begin, end, frequency):
     end = min(max(end, begin), run.total)
     most = frequency or _LARGEST_FREQUENCY
     every = min(max(frequency or round((end - begin) / _UPDATES), 1), most)
-    # A run that is resumed goes on from where it was.
-    for first in run.beginnings:
-        schedule = PolynomialDecay(0.0, final, first + begin, first + end, frequency=every)
-        if is_at(group, _expected(schedule, run.now)):
-            return schedule
+
+    def schedule_from(first):
+        return PolynomialDecay(0.0, final, first + begin, first + end, frequency=every)
+
+    first = _beginning(group, run, lambda first: _expected(schedule_from(first), run.now))
+    if first is not None:
+        return schedule_from(first)
     # Neither a dense model nor this schedule resumed: go on from what there is.
     current = held_share(group)
     begin_step = max(run.first + begin, run.now)
@@ -99,22 +111,23 @@ def derived_schedule(group, run, begin, end, frequency):
     return PolynomialDecay(min(current, final), final, begin_step, end_step, frequency=every)
 
 
-def _beginnings(now, earlier, an_epoch):
-    """Return the steps at which a run may have begun that has come to step `now`.
+def _beginning(group, run, expected):
+    """Return the step at which a run has begun, as the zeros of a group tell; None if none fits.
 
     Args:
-        now: int.
-        earlier: int, the steps of the epochs before this one.
-        an_epoch: int, the steps of one epoch, as many of which may be made again now.
+        group: a `selection.Group`.
+        run: the `Run`.
+        expected: function from such a step to the sparsity that the group has by now.
     """
-    if not earlier:  # A new run, unless it was cut short in its first epoch.
-        return [now, 0] if now <= an_epoch else [now]
-    first = now - earlier
-    if first < 0:
-        return [now]
-    repeated = min(first, an_epoch)
-    # Most often an optimizer's very first step.
-    return [first, first - repeated, *(first - i for i in range(1, repeated))]
+    for first in run.beginnings:
+        if is_at(group, expected(first)):
+            return first
+    if run.repeated < 2 or not _backend.is_concrete():
+        return None
+    # The earlier it has begun, the more zeros there are.
+    others = range(run.first - 1, run.first - run.repeated, -1)
+    i = bisect.bisect_left(others, -group.slack, key=lambda one: group.lacking(expected(one)))
+    return others[i] if i < len(others) and is_at(group, expected(others[i])) else None
 
 
 def _expected(schedule, step):
