@@ -183,7 +183,7 @@ class Group:
         return max(self.lacking(sparsity), 0)
 
     def lacking(self, sparsity):
-        """Return how many more units are to be zero at a sparsity than are now; less than 0: fewer."""
+        """Return how many more units are to be zero at a sparsity than are now."""
         counts, shapes, zeros = [], [], 0
         for weight in self.weights:
             value, pattern = _backend.read(weight.variable), self.setting.pattern
