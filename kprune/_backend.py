@@ -131,14 +131,34 @@ def mean_over_replicas(gradients):
     return [None if g is None else next(reduced) for g in gradients]
 
 
-def after(tensors, earlier):
-    """`tensors`, once `earlier` ones are there: replicas must reduce in the same order."""
+def sum_over_replicas(tensors, after):
+    """Tensors summed over the replicas of a TensorFlow distribution strategy.
+
+    On one machine they are added without a collective: TensorFlow confuses two in one `tf.cond`,
+    in which a LossScaleOptimizer makes its steps.
+
+    Args:
+        tensors: list of tensors.
+        after: list of tensors that come first, since workers must reduce in the same order.
+    """
     if not is_tensorflow():
         return tensors
     import tensorflow as tf
 
-    with tf.control_dependencies([tf.convert_to_tensor(each) for each in earlier]):
-        return [tf.identity(tensor) for tensor in tensors]
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return tensors
+    strategy = replica.strategy
+    if len(strategy.extended.worker_devices) < replica.num_replicas_in_sync:
+        with tf.control_dependencies([tf.convert_to_tensor(each) for each in after]):
+            tensors = [tf.identity(tensor) for tensor in tensors]
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    return replica.merge_call(
+        lambda strategy, values: [
+            tf.add_n(strategy.experimental_local_results(value)) for value in values
+        ],
+        args=(tensors,),
+    )
 
 
 def mask_gradient(gradient, mask):

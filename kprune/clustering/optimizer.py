@@ -63,6 +63,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         # As the wrapped one, but that the learning rate is what that has at each step.
         config = {**optimizer.get_config(), "learning_rate": 0.0, "name": "centroids"}
         self._centroid_optimizer = type(optimizer).from_config(config)
+        # On TensorFlow it would sum the gradients over replicas; they are summed when it gets them.
+        self._centroid_optimizer._all_reduce_sum_gradients = lambda pairs: pairs
         if optimizer.built:
             self.build(optimizer._trainable_variables)
 
@@ -102,7 +104,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         if not self._clusters:
             return
         moved = [_backend.read(one.variable) for one in self._clusters]
-        of_centroids = _backend.after(of_centroids, moved)
+        of_centroids = _backend.sum_over_replicas(of_centroids, after=moved)
         _backend.assign_all([self._centroid_optimizer._learning_rate], [rate])
         self._centroid_optimizer.apply(of_centroids, [one.centroids for one in self._clusters])
         updates = [
