@@ -359,7 +359,9 @@ def choose(found, layers=None):
 def count_zeros(found):
     """Return how many entries of the `Weight`s are zero, now."""
     values = (_backend.read(weight.variable) for weight in found)
-    return sum(int(ops.sum(ops.cast(value == 0, "int32"))) for value in values)
+    # Of booleans, too, which TensorFlow does not compare with 0.
+    zeros = (ops.logical_not(ops.cast(value, "bool")) for value in values)
+    return sum(int(_backend.count_true(mask)) for mask in zeros)
 
 
 def sparsity(found):

@@ -288,6 +288,12 @@ def wrappers_in(layer):
     return [part for part in layer._flatten_layers() if isinstance(part, PruneLowMagnitude)]
 
 
+def weights_besides_masks(model):
+    """Return the `selection.Weight`s of a model, without the state of wrappers in it."""
+    found = selection.weights(model)
+    return [weight for weight in found if not isinstance(weight.layer, PruneLowMagnitude)]
+
+
 def prunable_weights(layer):
     """Return the `selection.Weight`s of a built layer that a wrapper prunes.
 

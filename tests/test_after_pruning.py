@@ -125,6 +125,15 @@ def test_a_summary_line_unless_fit_is_silent(capsys):
     assert f"{sum(zeros(model).values()) / total:.4f} of the whole model" in line[0]
 
 
+def test_so_it_does_for_wrappers_whose_masks_do_not_count(capsys):
+    model = compiled(kprune.prune_low_magnitude(mlp(), kprune.ConstantSparsity(0.5, 0)))
+    fit(model, kprune.UpdatePruningStep(), epochs=2, verbose=2)
+    printed = capsys.readouterr().out
+    whole = kprune.sparsity(kprune.strip_pruning(model)).model_sparsity
+    assert "of 3 weights (asked: 0.5)" in printed
+    assert f"{whole:.4f} of the whole model" in printed
+
+
 class StopAt(keras.callbacks.Callback):
     def __init__(self, epoch):
         super().__init__()

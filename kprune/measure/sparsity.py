@@ -7,9 +7,8 @@ import numpy as np
 from kprune.measure.models import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable
-from kprune.selection import weights
 from kprune.training.zeros import pruning_optimizers
-from kprune.wrappers import PruneLowMagnitude, wrappers_in
+from kprune.wrappers import weights_besides_masks, wrappers_in
 
 
 @dataclass
@@ -152,7 +151,7 @@ def sparsity(model):
         for group in groups
         for weight in group.weights
     }
-    found = [w for w in weights(model) if not isinstance(w.layer, PruneLowMagnitude)]
+    found = weights_besides_masks(model)
     rows = [_row(weight, *targets.get(id(weight.variable), ())) for weight in found]
     return SparsityReport(model.name, rows, pruning=bool(targets))
 

@@ -6,7 +6,7 @@ from kprune import _backend, selection
 from kprune.training import zeros
 from kprune.training.at_risk import watch_zeros
 from kprune.training.requests import requests
-from kprune.wrappers import wrappers_in
+from kprune.wrappers import weights_besides_masks, wrappers_in
 
 
 def finish(model, verbose=1):
@@ -65,10 +65,10 @@ def _summary(model, found):
     asked = sorted({f"{request.sparsity:g}" for request in found})
     groups = [request.group for request in found]
     kernels = sum(weight.is_kernel for group in groups for weight in group.weights)
+    whole = selection.sparsity(weights_besides_masks(model))
     text = (
         f"kprune: sparsity {selection.pruned_share(groups):.4f} of {kernels} weights "
-        f"(asked: {', '.join(asked)}), {selection.sparsity(selection.weights(model)):.4f} of the "
-        "whole model"
+        f"(asked: {', '.join(asked)}), {whole:.4f} of the whole model"
     )
     floored = [w.name for request in found for w in request.group.floored(request.sparsity)]
     if floored:

@@ -24,7 +24,8 @@ signal.pause()
 """
 # The module by itself, so that the parent starts at once.
 PARENT = """
-import importlib.util, os, sys
+import importlib.util, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # In the background it is ignored.
 spec = importlib.util.spec_from_file_location("children", sys.argv[1])
 children = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(children)
