@@ -122,9 +122,9 @@ def _windows():
 def _non_local():
     """Products between activations, which no rule counts."""
     inputs = keras.Input((36, 3))
-    x = layers.Dense(16, activation="relu")(inputs)
-    weights = layers.Softmax()(layers.Dot(axes=(2, 2))([layers.Dense(8)(x), layers.Dense(8)(x)]))
-    y = layers.Dense(16)(layers.Dot(axes=(2, 1))([weights, layers.Dense(8)(x)]))
+    x = layers.Dense(64, activation="relu")(inputs)
+    weights = layers.Softmax()(layers.Dot(axes=(2, 2))([layers.Dense(32)(x), layers.Dense(32)(x)]))
+    y = layers.Dense(64)(layers.Dot(axes=(2, 1))([weights, layers.Dense(32)(x)]))
     x = layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
     return keras.Model(inputs, layers.Dense(3)(x))
 
