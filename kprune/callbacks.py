@@ -17,7 +17,7 @@ from kprune.training import zeros
 from kprune.training.finish import finish
 from kprune.training.optimizers import optimizers_in, replace_optimizers
 from kprune.training.run import Run, check_window, derived_schedule, warn_if_cut_short
-from kprune.wrappers import wrappers_in
+from kprune.wrappers import weights_besides_masks, wrappers_in
 
 # By less a schedule may begin below the share that is zero already.
 _SAME_SPARSITY = 1e-3
@@ -53,7 +53,7 @@ class _Installing(keras.callbacks.Callback):
             check_finite([weight for group in groups for weight in group.weights])
         if logs is not None:
             logs["sparsity"] = selection.pruned_share(groups)
-            logs["model_sparsity"] = selection.sparsity(selection.weights(self.model))
+            logs["model_sparsity"] = selection.sparsity(weights_besides_masks(self.model))
 
     def on_train_end(self, logs=None):
         if not self._waits:

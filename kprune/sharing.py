@@ -14,7 +14,6 @@ from kprune.clustering.optimizer import (
     CODES,
     Codebook,
     install,
-    is_clustered,
     uninstall,
 )
 from kprune.training.at_risk import CLUSTERS, unwatch, watch
@@ -156,11 +155,6 @@ def remove_sharing(model):
     if found:
         _backend.recompile(model)
     return bool(found)
-
-
-def is_shared(model):
-    """Whether the weights of a model are trained together now."""
-    return is_clustered(model)
 
 
 def check_clusters(clusters, layers=None):

@@ -4,10 +4,11 @@ import keras
 
 from kprune import _backend, selection
 from kprune._replace import replace_layers
+from kprune.clustering.optimizer import is_clustered
 from kprune.clustering.wrappers import clusters_in
 from kprune.optimizer import PruningOptimizer
 from kprune.quantization import is_fake_quantized, remove_fake_quantization
-from kprune.sharing import is_shared, remove_sharing
+from kprune.sharing import remove_sharing
 from kprune.training.at_risk import watch_zeros
 from kprune.training.optimizers import optimizers_in, replace_optimizers
 from kprune.training.requests import warn_if_unmet
@@ -28,7 +29,7 @@ def find_pruning(model):
         found.append(f"the layer {name!r} is wrapped in ClusterWeights (kprune.strip_clustering)")
     if is_fake_quantized(model):
         found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
-    if is_shared(model):
+    if is_clustered(model):
         found.append(f"{model.name!r} shares weights (WeightSharing, in a `fit` cut short)")
     return found
 
