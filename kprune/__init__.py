@@ -1,15 +1,6 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure."""
 
-from kprune.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
-from kprune.callbacks import HoldZeros, Pruning
-from kprune.clustering import (
-    CentroidInitialization,
-    cluster_scope,
-    cluster_weights,
-    strip_clustering,
-)
 from kprune.compression import CompressReport, compress
-from kprune.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
 from kprune.export import (
     CheckReport,
     ExportError,
@@ -22,15 +13,13 @@ from kprune.export import (
     for_target,
     prepare,
 )
-from kprune.masks import compute_mask
-from kprune.measure import benchmark, flops, sparsity
-from kprune.optimizer import PruningOptimizer
-from kprune.patterns import NM, Block, Pattern, Unstructured
-from kprune.prune import PruningPolicy, UpdatePruningStep, prune_low_magnitude, prune_scope
-from kprune.quantization import QuantizationAware
-from kprune.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
-from kprune.sharing import WeightSharing
-from kprune.strip import strip_pruning
+from kprune.graphs import flops
+from kprune.measure import benchmark, sparsity
+from kprune.pruning.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
+from kprune.pruning.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
+from kprune.pruning.masks import compute_mask
+from kprune.pruning.patterns import NM, Block, Pattern, Unstructured
+from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 from kprune.structured import (
     BatchNormScale,
     Channels,
@@ -41,9 +30,26 @@ from kprune.structured import (
     register_channel_rule,
     shrink,
 )
-from kprune.summaries import PruningSummaries
 from kprune.training.after import after_pruning
-from kprune.wrappers import PrunableLayer, PruneLowMagnitude
+from kprune.training.clustering.callback import WeightSharing
+from kprune.training.clustering.centroids import CentroidInitialization
+from kprune.training.optimizer import PruningOptimizer
+from kprune.training.pruning import HoldZeros, Pruning
+from kprune.training.quantization_aware import QuantizationAware
+from kprune.training.strip import strip_pruning
+from kprune.training.summaries import PruningSummaries
+from kprune.training.wrappers.cluster_weights import (
+    cluster_scope,
+    cluster_weights,
+    strip_clustering,
+)
+from kprune.training.wrappers.prune_low_magnitude import (
+    PruningPolicy,
+    UpdatePruningStep,
+    prune_low_magnitude,
+    prune_scope,
+)
+from kprune.training.wrappers.pruned import PrunableLayer, PruneLowMagnitude
 
 __version__ = "0.1.0"
 

@@ -4,27 +4,30 @@ import dataclasses
 import gzip
 from pathlib import Path
 
-from kprune import selection
-from kprune.allocation import Global
-from kprune.callbacks import Pruning
-from kprune.export import checks, data, files
-from kprune.export.codebooks import CODEBOOK
+from kprune._system import files
+from kprune._system.packages import require_packages
+from kprune.export import checks
 from kprune.export.pipeline import INTEGER_ONLY
 from kprune.export.report import ExportReport
-from kprune.export.signature import describe
 from kprune.export.tflite import QUANTIZE, export_tflite
-from kprune.quantization import QuantizationAware
+from kprune.formats.tflite.codebooks import CODEBOOK
+from kprune.graphs import sample_data
+from kprune.graphs.signature import describe
+from kprune.graphs.weights import check_model, sparsity_of, weights_of
+from kprune.pruning.allocation import Global
+from kprune.pruning.schedules import ConstantSparsity
 from kprune.report import tables
 from kprune.report.tables import Printable
-from kprune.schedules import ConstantSparsity
-from kprune.sharing import (
+from kprune.training.clustering.callback import (
     WeightSharing,
     check_clusters,
     chosen,
     remove_sharing,
     share_weights,
 )
-from kprune.strip import find_pruning, strip_pruning
+from kprune.training.pruning import Pruning
+from kprune.training.quantization_aware import QuantizationAware
+from kprune.training.strip import find_pruning, strip_pruning
 
 _CLUSTERS = 16
 _GZIP = ".gz"
@@ -184,8 +187,8 @@ def _checked(model, path, pruning, clusters, quantize, layers, fit):
             f"The file's name must end in '.tflite' or '.tflite.gz'. Received: path='{path}'"
         )
     files.destination(path, path.suffix)
-    checks.require_packages("tflite")
-    selection.check_model(model)
+    require_packages("tflite")
+    check_model(model)
     if quantize not in QUANTIZE or quantize == CODEBOOK:
         kinds = [kind for kind in QUANTIZE if kind != CODEBOOK]
         raise ValueError(f"`quantize` must be one of {kinds}. Received: {quantize!r}")
@@ -219,10 +222,10 @@ def _check_data(model, quantize, representative_data, inputs):
         )
     signature = describe(model, inputs)
     if inputs is not None:
-        data.arrays_for(signature, inputs)
+        sample_data.arrays_for(signature, inputs)
     # A generator gives its samples once.
     if representative_data is not None and not hasattr(representative_data, "__next__"):
-        data.calibration_arrays(signature, representative_data)
+        sample_data.calibration_arrays(signature, representative_data)
 
 
 def _train(fit, model, callbacks):
@@ -248,12 +251,12 @@ def _share(model, clusters, layers, fit):
 def _holding(model):
     """Return a `Pruning` that keeps the zeros there are, if any, while the model is trained."""
     by_layer = {}
-    for weight in selection.weights(model):
+    for weight in weights_of(model):
         if weight.reason is None:
             by_layer.setdefault(weight.layer, []).append(weight)
     settings = {
         layer: {"schedule": ConstantSparsity(share, 0), "allocation": Global()}
-        for layer, share in ((one, selection.sparsity(found)) for one, found in by_layer.items())
+        for layer, share in ((one, sparsity_of(found)) for one, found in by_layer.items())
         if share
     }
     return [Pruning(layers=settings)] if settings else []

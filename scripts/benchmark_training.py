@@ -431,8 +431,8 @@ def main(
     from rich.progress import Progress
 
     from kprune.cli import plain_errors
+    from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
-    from kprune.schedules import check_sparsity
 
     with plain_errors():
         check_sparsity(sparsity)

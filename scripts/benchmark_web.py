@@ -40,9 +40,9 @@ def main(
     from kprune.cli import plain_errors, show
 
     with plain_errors():
-        from kprune.export.files import destination
-        from kprune.measure import browser as browsers
+        from kprune._system.files import destination
         from kprune.measure import web
+        from kprune.runtimes.litertjs import browser as browsers
 
         if json:
             destination(json, ".json")

@@ -166,9 +166,9 @@ def main(
     from rich.console import Console
 
     from kprune.cli import plain_errors
+    from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
-    from kprune.schedules import check_sparsity
-    from kprune.sharing import check_clusters
+    from kprune.training.clustering.callback import check_clusters
 
     given = {"sparsity": sparsity, "clusters": clusters, "epochs": epochs}
     given = {key: value for key, value in given.items() if value is not None}

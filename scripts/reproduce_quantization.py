@@ -116,9 +116,9 @@ def main(
     from rich.console import Console
 
     from kprune.cli import plain_errors
+    from kprune.pruning.schedules import check_sparsity
     from kprune.report import tables
     from kprune.report.files import write_json
-    from kprune.schedules import check_sparsity
 
     with plain_errors():
         check_sparsity(sparsity)

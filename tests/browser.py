@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kprune.measure import browser
+from kprune.runtimes.litertjs import browser
 
 
 def require_browser():

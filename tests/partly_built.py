@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.training import backend
+from tests.on_training import backend
 
 
 class Detector(keras.Model):

@@ -7,11 +7,11 @@ import pytest
 
 import kprune
 from kprune.export import VerificationError
-from kprune.export.signature import describe
-from kprune.sharing import on_grid, share_weights
+from kprune.graphs.signature import describe
 from kprune.training import at_risk
+from kprune.training.clustering.callback import on_grid, share_weights
 from tests.export.runtimes import run_tflite
-from tests.training import compiled, data, kernels, mlp, zeros
+from tests.on_training import compiled, data, kernels, mlp, zeros
 
 
 def fit(model, callbacks):

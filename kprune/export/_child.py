@@ -16,9 +16,9 @@ def main(folder):
 
     import keras
 
+    from kprune._system.errors import ExportError
     from kprune.export import transport
     from kprune.export.convert import convert
-    from kprune.export.errors import ExportError
 
     job = pickle.loads((folder / transport.JOB).read_bytes())
     model = keras.saving.load_model(

@@ -1,28 +1,8 @@
-"""What is asked of a model and of the machine before an export begins."""
-
-import importlib.util
+"""What is asked of a model before an export begins."""
 
 import keras
 
-from kprune.export.errors import ExportError
-
-PACKAGES = {
-    "tflite": ["tensorflow", "ai_edge_litert"],
-    "onnx": ["tensorflow", "tf2onnx", "onnx", "onnxruntime"],
-}
-
-
-def require_packages(format):
-    """Raise ImportError, naming the extra to install, when a package is missing."""
-    needed = list(PACKAGES[format])
-    if keras.backend.backend() != "tensorflow":
-        needed.append("cloudpickle")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"Exporting to {format} needs {', '.join(missing)}, not installed here: "
-            'pip install "kprune[export]"'
-        )
+from kprune._system.errors import ExportError
 
 
 def require_exportable(model):
@@ -32,7 +12,7 @@ def require_exportable(model):
         TypeError: not a Keras 3 model.
         ValueError: not built, or still carrying pruning machinery.
     """
-    from kprune.strip import find_pruning
+    from kprune.training.strip import find_pruning
 
     if any(cls.__module__.partition(".")[0] == "tf_keras" for cls in type(model).__mro__):
         raise TypeError(

@@ -14,11 +14,11 @@ from unittest import mock
 import keras
 import numpy as np
 
-from kprune.export import features
-from kprune.export.errors import ExportError
-from kprune.export.precision import float32_compute
-from kprune.export.signature import Signature, symbolic_inputs
-from kprune.export.workplace import LOCK, workplace
+from kprune._keras.precision import float32_compute
+from kprune._system.errors import ExportError
+from kprune._system.workplace import LOCK, workplace
+from kprune.formats import features
+from kprune.graphs.signature import Signature, symbolic_inputs
 
 _SCALES = ("ADD", "SUB", "MUL", "DIV")
 _MOVES = ("CAST", "CONCATENATION", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE")

@@ -15,7 +15,7 @@ import types
 import keras
 from keras.src.saving import object_registration
 
-from kprune.export.workplace import LOCK
+from kprune._system.workplace import LOCK
 
 _PACKAGE = "kprune_export"
 

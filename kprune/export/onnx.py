@@ -2,12 +2,13 @@
 
 import dataclasses
 
-from kprune.export import onnx_quantization, onnx_sparse, transport
-from kprune.export.errors import ExportError
-from kprune.export.onnx_constants import onnx_constants
+from kprune._system.errors import ExportError
+from kprune._system.quiet import quiet
+from kprune.export import onnx_quantization, transport
 from kprune.export.pipeline import Runtime, export
-from kprune.export.quiet import quiet
-from kprune.export.targets.encode import AUTO, Made
+from kprune.export.sparse_tflite import AUTO, Made
+from kprune.formats.onnx import sparse_initializers
+from kprune.formats.onnx.constants import onnx_constants
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 NEWEST_OPSET = 18  # of tf2onnx
@@ -39,7 +40,7 @@ class OnnxRuntime(Runtime):
         return made
 
     def _encode(self, made):
-        blob, count, sparse, dense = onnx_sparse.encode(made.blob)
+        blob, count, sparse, dense = sparse_initializers.encode(made.blob)
         problem = None if count else "no weight would take fewer bytes"
         if count:
             try:

@@ -4,10 +4,11 @@ import graphlib
 
 import numpy as np
 
-from kprune.export import features, verification
-from kprune.export.errors import ExportError
-from kprune.export.quiet import quiet
-from kprune.export.workplace import workplace
+from kprune._system.errors import ExportError
+from kprune._system.quiet import quiet
+from kprune._system.workplace import workplace
+from kprune.formats import features
+from kprune.runtimes import verification
 
 OPSET_FOR_INTEGERS = 13  # the first with a scale for each channel
 # Dynamic convolutions (ConvInteger) are left out: 9 times slower than in float32 (MobileNetV2).

@@ -8,16 +8,22 @@ import time
 import keras
 import numpy as np
 
-from kprune import selection
-from kprune.export import checks, data, features, files, precision, transport, verification
+from kprune._keras import precision
+from kprune._system import files
+from kprune._system.errors import ExportError
+from kprune._system.packages import require_packages
+from kprune._system.quiet import progress, quiet
+from kprune._system.workplace import workplace
+from kprune.export import checks, transport
 from kprune.export.convert import Request
-from kprune.export.errors import ExportError
-from kprune.export.quiet import progress, quiet
 from kprune.export.report import ExportReport
-from kprune.export.signature import describe
-from kprune.export.stored import stored_weights
-from kprune.export.targets.encode import Made
-from kprune.export.workplace import workplace
+from kprune.export.sparse_tflite import Made
+from kprune.formats import features
+from kprune.formats.stored import stored_weights
+from kprune.graphs import sample_data
+from kprune.graphs.signature import describe
+from kprune.graphs.weights import weights_of
+from kprune.runtimes import verification
 from kprune.training.requests import warn_if_unmet
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
@@ -54,7 +60,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         An `ExportReport`.
     """
     start = time.perf_counter()
-    checks.require_packages(runtime.format)
+    require_packages(runtime.format)
     checks.require_exportable(model)
     checks.require_stateless(model)
     checks.require_batch_size(batch_size)
@@ -112,10 +118,10 @@ def _data(model, signature, inputs, representative_data, batch_size):
     """Return verification arrays, calibration arrays or None, and notes."""
     calibration, notes = None, []
     if representative_data is not None:
-        calibration, note = data.calibration_arrays(signature, representative_data)
+        calibration, note = sample_data.calibration_arrays(signature, representative_data)
         notes += [note] if note else []
     if inputs is not None:
-        return data.arrays_for(signature, inputs), calibration, notes
+        return sample_data.arrays_for(signature, inputs), calibration, notes
     if calibration is not None:
         count = len(calibration[0])
         some = np.linspace(0, count - 1, min(count, _VERIFIED_CALIBRATION_SAMPLES)).astype(int)
@@ -123,7 +129,7 @@ def _data(model, signature, inputs, representative_data, batch_size):
     own_batch = signature.flat[0].shape[0]
     samples = max(verification.GENERATED_SAMPLES, own_batch or batch_size or 1)
     free = [spec.name for spec in signature.flat if None in spec.shape[1:]]
-    arrays = data.generate(model, signature, samples)
+    arrays = sample_data.generate(model, signature, samples)
     if free:
         shapes = {s.name: a.shape[1:] for s, a in zip(signature.flat, arrays) if s.name in free}
         notes.append(f"free dimensions were verified at {shapes} (pass `inputs=` for others)")
@@ -174,7 +180,7 @@ def _run(runtime, path, request, arrays):
 
 def _stored_weights(model, constants):
     kernels, others = [], []
-    for weight in selection.weights(model):
+    for weight in weights_of(model):
         if "float" in weight.variable.dtype:
             value = keras.ops.convert_to_numpy(weight.variable.value)
             group = kernels if weight.reason is None else others

@@ -4,8 +4,8 @@ import dataclasses
 import io
 import math
 
-from kprune.export.stored import StoredWeight
-from kprune.export.verification import OutputDifference
+from kprune.formats.stored import StoredWeight
+from kprune.runtimes.verification import OutputDifference
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from kprune.export import stored, transport
-from kprune.export.codebooks import CODEBOOK, encode_shared
-from kprune.export.errors import ExportError
+from kprune._system.errors import ExportError
+from kprune.export import sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Runtime, export
-from kprune.export.targets import encode
-from kprune.export.targets.target import get_target
+from kprune.formats import stored
+from kprune.formats.tflite.codebooks import CODEBOOK, encode_shared
+from kprune.targets.target import get_target
 
 QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
 
@@ -30,8 +30,8 @@ class LiteRT(Runtime):
         """Convert the model, its weights sparse where that pays, or as codes."""
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
-            return encode.Made(encode_shared(blob, model), model)
-        return encode.make(model, request, self.sparse, self.target)
+            return sparse_tflite.Made(encode_shared(blob, model), model)
+        return sparse_tflite.make(model, request, self.sparse, self.target)
 
     def run(self, path, feeds, names):
         """Run the file's one signature in the default interpreter."""
@@ -171,7 +171,7 @@ def export_tflite(
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
-    if sparse != encode.AUTO and not isinstance(sparse, bool):
+    if sparse != sparse_tflite.AUTO and not isinstance(sparse, bool):
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
     if target is not None and get_target(target).format != "tflite":
         raise ValueError(f"The target {target!r} does not run .tflite files: see `export_onnx`.")

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import keras
 
-from kprune.export import children, custom_objects, files
-from kprune.export.errors import ExportError
-from kprune.export.quiet import quiet
-from kprune.export.workplace import whole_folder, workplace
+from kprune._system import children, files
+from kprune._system.errors import ExportError
+from kprune._system.quiet import quiet
+from kprune._system.workplace import whole_folder, workplace
+from kprune.export import custom_objects
 
 MODEL, PATH, JOB = "model.keras", "path.json", "job.pickle"
 RESULT, REFUSAL, LOG = "result", "refusal", "log"

@@ -17,12 +17,12 @@ import keras
 from rich.console import Console
 from rich.progress import Progress
 
-from kprune.export.children import child, python_flags
-from kprune.export.signature import describe
+from kprune._system.children import child, python_flags
+from kprune.formats.flops import onnx_flops, tflite_flops
+from kprune.graphs.flops import flops
+from kprune.graphs.load import load_keras
+from kprune.graphs.signature import describe
 from kprune.measure import worker
-from kprune.measure.flops import flops
-from kprune.measure.graphs import onnx_flops, tflite_flops
-from kprune.measure.models import load_keras
 from kprune.measure.size import size
 from kprune.report import plots, tables
 from kprune.report.tables import Printable

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kprune.export.onnx_constants import onnx_constants
-from kprune.export.stored import tflite_weights
-from kprune.measure.models import load_keras, to_numpy
+from kprune.formats.onnx.constants import onnx_constants
+from kprune.formats.stored import tflite_weights
+from kprune.graphs.load import load_keras, to_numpy
 
 
 @dataclass

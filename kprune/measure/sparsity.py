@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from kprune.measure.models import as_model, to_numpy
+from kprune.graphs.load import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable
+from kprune.training.wrappers.pruned import weights_besides_masks, wrappers_in
 from kprune.training.zeros import pruning_optimizers
-from kprune.wrappers import weights_besides_masks, wrappers_in
 
 
 @dataclass

@@ -10,8 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from kprune.export.files import scratch
-from kprune.measure import browser as browsers
+from kprune._system.files import scratch
 from kprune.measure.benchmark import (
     FileBenchmark,
     Runner,
@@ -23,6 +22,7 @@ from kprune.measure.benchmark import (
 from kprune.measure.size import size
 from kprune.report import tables
 from kprune.report.tables import Printable
+from kprune.runtimes.litertjs import browser as browsers
 
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.
 _TINY = 1e-6

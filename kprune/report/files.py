@@ -2,7 +2,7 @@
 
 import json
 
-from kprune.export.files import destination, replacing, write
+from kprune._system.files import destination, replacing, write
 
 
 def write_json(path, data):

@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from kprune.export.files import destination, replacing
+from kprune._system.files import destination, replacing
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 

@@ -6,13 +6,15 @@ import warnings
 import keras
 from keras import ops
 
-from kprune import _backend, selection
-from kprune.allocation import Global, Uniform
-from kprune.criteria import Magnitude
-from kprune.masks import lowest_pruned
-from kprune.patterns import INPUT_OUTPUT, Pattern
+from kprune._keras import backend
+from kprune.graphs.functional import functional_form
+from kprune.graphs.weights import INPUT_OUTPUT, weights_of
+from kprune.pruning.allocation import Global, Uniform
+from kprune.pruning.criteria import Magnitude
+from kprune.pruning.groups import Group
+from kprune.pruning.masks import lowest_pruned
+from kprune.pruning.patterns import Pattern
 from kprune.structured.budget import Sizes, check_counts
-from kprune.structured.functional import functional_form
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups, open_groups
 from kprune.structured.importance import channel_scores, channel_sums
@@ -78,7 +80,7 @@ class Channels(Pattern):
             return []
         self._warn_of_floor(found, group.setting)
         used = {id(slot.use.variable) for g in found for slot in g.slots}
-        weights = [w for w in selection.weights(model) if id(w.variable) in used]
+        weights = [w for w in weights_of(model) if id(w.variable) in used]
         weights = tuple(w for w in weights if w.variable.trainable)
         return [ChannelMasks(group.setting, weights, tuple(found))]
 
@@ -115,7 +117,7 @@ _NEEDS_MODEL = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ChannelMasks(selection.Group):
+class ChannelMasks(Group):
     """The weights of some channel groups, masked channel by channel."""
 
     unit = "channels"
@@ -123,7 +125,7 @@ class ChannelMasks(selection.Group):
     channel_groups: tuple = ()
 
     def masks(self, values, sparsity, gradients=None, scores=None):
-        """Return the mask of each weight at a sparsity; see `selection.Group.masks`."""
+        """Return the mask of each weight at a sparsity; see `Group.masks`."""
         criterion = scores or self.setting.criterion
         gradients = gradients or [None] * len(values)
         of = {
@@ -151,7 +153,7 @@ class ChannelMasks(selection.Group):
         if isinstance(self.setting.allocation, Global):
             count = ops.cast(ops.round(sparsity * total), "int32")
             wanted = [
-                ops.cast(group.channels - _backend.count_true(mask), "float32")
+                ops.cast(group.channels - backend.count_true(mask), "float32")
                 for group, mask in zip(self.channel_groups, lowest_pruned(ranked, count))
             ]
         else:
@@ -193,7 +195,7 @@ class ChannelMasks(selection.Group):
             nonzero = ops.zeros((group.channels,))
             for slot in group.slots:
                 if slot.makes and id(slot.use.variable) in trained:
-                    value = ops.cast(_backend.read(slot.use.variable) != 0, "float32")
+                    value = ops.cast(backend.read(slot.use.variable) != 0, "float32")
                     nonzero = nonzero + channel_sums(slot, value, group.channels)
             alive.append(nonzero > 0)
         return alive
@@ -201,10 +203,10 @@ class ChannelMasks(selection.Group):
     def count(self):
         """Return `(channels that are zero now, all)`."""
         total = sum(group.channels for group in self.channel_groups)
-        return total - sum(int(_backend.count_true(one)) for one in self._alive()), total
+        return total - sum(int(backend.count_true(one)) for one in self._alive()), total
 
     def held(self):
-        """Return the masks that keep the channels that are zero now; see `selection.Group.held`."""
+        """Return the masks that keep the channels that are zero now; see `Group.held`."""
         alive = self._alive()
         return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
 
@@ -252,5 +254,5 @@ class ChannelMasks(selection.Group):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
         if sparsity > 0 and self.fits(sparsity):
             return self._spread(self._alive())
-        values = [_backend.read(weight.variable) for weight in self.weights]
+        values = [backend.read(weight.variable) for weight in self.weights]
         return self.masks(values, sparsity, scores=Magnitude())

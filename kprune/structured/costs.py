@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kprune.measure.flops import operation_flops
+from kprune.graphs.flops import operation_flops
 
 
 def calibrate(graph):

@@ -2,7 +2,7 @@
 
 import keras
 
-from kprune.structured.reasons import first_line
+from kprune._system.errors import first_line
 from kprune.structured.surgery import cut
 
 _BATCH = 32

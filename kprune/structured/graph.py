@@ -2,13 +2,13 @@
 
 import keras
 from keras.src.backend import compute_output_spec
-from keras.src.models.functional import Functional
 from keras.src.ops.core import WhileLoop
 from keras.src.ops.function import Function
 
+from kprune.graphs.captures import captured
+from kprune.graphs.identity import own_functions
+from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
 from kprune.structured.call import Call, LayerChannels
-from kprune.structured.captures import captured
-from kprune.structured.identity import own_functions
 from kprune.structured.labels import Labels
 from kprune.structured.probe import Prober
 from kprune.structured.reasons import Unsafe
@@ -184,35 +184,6 @@ def _dtype(tensor):
 
 def _specified(function, args, kwargs):
     return keras.tree.flatten(function(*args, **kwargs))
-
-
-def is_graph(operation):
-    """Whether an operation is a Sequential or functional model that adds nothing to its graph."""
-    if not isinstance(operation, Functional | keras.Sequential):
-        return False
-    return type(operation).call in (Functional.call, keras.Sequential.call, keras.Model.call)
-
-
-def graph_of(model):
-    """Return the functional graph of a Sequential or functional model."""
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
-def nodes(model):
-    """Return the nodes of a functional model, inputs left out, in the order of their calls."""
-    depths = sorted(model._nodes_by_depth, reverse=True)
-    return [node for depth in depths for node in model._nodes_by_depth[depth] if not node.is_input]
-
-
-def in_order(model, args, kwargs):
-    """Return the arguments of a nested model's call in the order of its inputs."""
-    given = args[0] if args else kwargs["inputs"]
-    structure = graph_of(model)._inputs_struct
-    if isinstance(given, dict) and not isinstance(structure, dict):
-        return [given[tensor.name] for tensor in graph_of(model).inputs]
-    if isinstance(given, dict):
-        given = {name: given[name] for name in structure}
-    return keras.tree.flatten(given)
 
 
 def _hindrance(layer):

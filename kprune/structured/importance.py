@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kprune.criteria import Criterion
+from kprune.pruning.criteria import Criterion
 
 _SMALLEST = 1e-12
 

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune.structured.graph import graph_of, in_order, is_graph, nodes
-from kprune.structured.reasons import first_line
+from kprune._system.errors import first_line
+from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
 
 _PRODUCTS = ("Multiply",)
 _EXAMPLES = 2

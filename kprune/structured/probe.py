@@ -11,7 +11,7 @@ what mixes channels, or names their number in its arguments, is found out.
 import keras
 import numpy as np
 
-from kprune.structured.identity import identity_of
+from kprune.graphs.identity import identity_of
 from kprune.structured.labels import FIXED, Labels
 from kprune.structured.operations import call, resized
 from kprune.structured.reasons import Unsafe

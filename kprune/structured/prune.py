@@ -7,13 +7,14 @@ import warnings
 import keras
 import numpy as np
 
-from kprune import selection
-from kprune.allocation import Global, Uniform
-from kprune.criteria import Criterion, Magnitude
-from kprune.measure.flops import flops as count_flops
+from kprune.graphs.flops import flops as count_flops
+from kprune.graphs.functional import functional_form
+from kprune.graphs.weights import weights_of
+from kprune.pruning import selection
+from kprune.pruning.allocation import Global, Uniform
+from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.structured.budget import Sizes, check_counts, fit_budget, fit_measured
 from kprune.structured.costs import Cost, calibrate
-from kprune.structured.functional import functional_form
 from kprune.structured.gradients import scores_on_data
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import ChannelReport, find_groups, open_groups
@@ -123,7 +124,7 @@ def prune_channels(
     graph = ChannelGraph(functional_form(model), free_dim)
     total = _total(kind, graph)
     groups = find_groups(graph)
-    open_groups(groups, model, selection.choose(selection.weights(model), layers))
+    open_groups(groups, model, selection.choose(weights_of(model), layers))
     sizes = [Sizes(group, round_to, min_channels) for group in groups]
     scores = _scores(graph, groups, criterion, data, loss)
     cost = _cost(kind, total, groups)

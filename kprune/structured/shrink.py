@@ -6,8 +6,9 @@ import warnings
 import keras
 import numpy as np
 
-from kprune import selection
-from kprune.structured.functional import functional_form
+from kprune.graphs.functional import functional_form
+from kprune.graphs.weights import weights_of
+from kprune.pruning import selection
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups, open_groups
 from kprune.structured.liveness import inflows
@@ -52,7 +53,7 @@ def shrink(model, layers=None):
     graph = ChannelGraph(functional_form(model))
     groups = find_groups(graph)
     if layers is not None:
-        open_groups(groups, model, selection.choose(selection.weights(model), layers))
+        open_groups(groups, model, selection.choose(weights_of(model), layers))
     empty = _Empty(graph, groups)
     gone = empty.channels()
     if not len(gone):

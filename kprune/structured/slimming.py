@@ -2,8 +2,8 @@
 
 import keras
 
-from kprune import _backend
-from kprune.structured.functional import functional_form
+from kprune._keras import backend
+from kprune.graphs.functional import functional_form
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups
 
@@ -51,10 +51,10 @@ class Slimming(keras.callbacks.Callback):
         for variable in scales.values():
             self._before.append((variable, variable.regularizer))
             variable.regularizer = penalty
-        _backend.recompile(self.model)
+        backend.recompile(self.model)
 
     def on_train_end(self, logs=None):
         for variable, regularizer in self._before:
             variable.regularizer = regularizer
         self._before = []
-        _backend.recompile(self.model)
+        backend.recompile(self.model)

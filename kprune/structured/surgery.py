@@ -6,9 +6,9 @@ import warnings
 import keras
 import numpy as np
 
-from kprune.structured import captures, rebuild
-from kprune.structured.graph import graph_of, is_graph, nodes
-from kprune.structured.identity import own_functions
+from kprune.graphs import captures, rebuild
+from kprune.graphs.identity import own_functions
+from kprune.graphs.walk import graph_of, is_graph, nodes
 from kprune.structured.operations import made_anew, resized
 from kprune.training.at_risk import watch_zeros
 from kprune.training.zeros import sparse_variables

@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from kprune.training.requests import unmet
-from kprune.wrappers import wrappers_in
+from kprune.training.wrappers.pruned import wrappers_in
 
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 

@@ -2,11 +2,13 @@
 
 import warnings
 
-from kprune import _backend, selection
+from kprune._keras import backend
+from kprune.graphs.weights import sparsity_of
+from kprune.pruning.groups import pruned_share
 from kprune.training import zeros
 from kprune.training.at_risk import watch_zeros
 from kprune.training.requests import requests
-from kprune.wrappers import weights_besides_masks, wrappers_in
+from kprune.training.wrappers.pruned import weights_besides_masks, wrappers_in
 
 
 def finish(model, verbose=1):
@@ -38,9 +40,9 @@ def _why(model, request):
         if any(id(w.variable) in own for group in optimizer.groups for w in group.weights)
     ]
     end = request.group.setting.schedule.end_step
-    steps = {one.name: _backend.to_int(one.iterations) for one in pruning}
+    steps = {one.name: backend.to_int(one.iterations) for one in pruning}
     steps |= {
-        wrapper.name: _backend.to_int(wrapper.pruning_step)
+        wrapper.name: backend.to_int(wrapper.pruning_step)
         for wrapper in wrappers_in(model)
         if any(id(variable) in own for variable, _, _ in wrapper.pruning_vars)
     }
@@ -65,9 +67,9 @@ def _summary(model, found):
     asked = sorted({f"{request.sparsity:g}" for request in found})
     groups = [request.group for request in found]
     kernels = sum(weight.is_kernel for group in groups for weight in group.weights)
-    whole = selection.sparsity(weights_besides_masks(model))
+    whole = sparsity_of(weights_besides_masks(model))
     text = (
-        f"kprune: sparsity {selection.pruned_share(groups):.4f} of {kernels} weights "
+        f"kprune: sparsity {pruned_share(groups):.4f} of {kernels} weights "
         f"(asked: {', '.join(asked)}), {whole:.4f} of the whole model"
     )
     floored = [w.name for request in found for w in request.group.floored(request.sparsity)]

@@ -9,8 +9,8 @@ looked at it. So each pruned variable carries the request, and whoever is last (
 import dataclasses
 import warnings
 
-from kprune import selection
-from kprune.allocation import Uniform
+from kprune.pruning.allocation import Uniform
+from kprune.pruning.groups import Group, pruned_share
 
 _ATTRIBUTE = "_kprune_request"
 _NAMED = 3
@@ -18,9 +18,9 @@ _NAMED = 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """A sparsity that was asked of a `selection.Group` of weights."""
+    """A sparsity that was asked of a `Group` of weights."""
 
-    group: selection.Group
+    group: Group
     sparsity: float
 
     @property
@@ -31,7 +31,7 @@ class Request:
     @property
     def reached(self):
         """The share that is zero now."""
-        return selection.pruned_share([self.group])
+        return pruned_share([self.group])
 
     def __str__(self):
         names = [weight.name for weight in self.group.weights if weight.is_kernel]

@@ -4,8 +4,8 @@ import bisect
 import numbers
 import warnings
 
-from kprune import _backend
-from kprune.schedules import PolynomialDecay
+from kprune._keras import backend
+from kprune.pruning.schedules import PolynomialDecay
 from kprune.training.zeros import held_share, is_at
 
 _UPDATES = 50
@@ -30,14 +30,14 @@ class Run:
 
     def __init__(self, optimizer, epoch, epochs, batches):
         self._optimizer, self._epochs = optimizer, epochs
-        self.now = _backend.to_int(optimizer.iterations)
+        self.now = backend.to_int(optimizer.iterations)
         self.beginnings, self.repeated = [self.now], 0
         self.total, self.last = None, None
         self._epoch_began = self.now
         if batches is None or epochs is None:
             return
         accumulated = _accumulation(optimizer)
-        made = _backend.to_int(_innermost(optimizer)._iterations)
+        made = backend.to_int(_innermost(optimizer)._iterations)
         self.last = (made + (epochs - epoch) * batches) // accumulated
         earlier = epoch * batches // accumulated
         an_epoch = batches // accumulated
@@ -69,7 +69,7 @@ class Run:
         Returns:
             Whether the run is clearly another one than was expected.
         """
-        now = _backend.to_int(self._optimizer.iterations)
+        now = backend.to_int(self._optimizer.iterations)
         made, self._epoch_began, self.now = now - self._epoch_began, now, now
         if self.last is None or not made:
             return False
@@ -122,7 +122,7 @@ def _beginning(group, run, expected):
     for first in run.beginnings:
         if is_at(group, expected(first)):
             return first
-    if run.repeated < 2 or not _backend.is_concrete():
+    if run.repeated < 2 or not backend.is_concrete():
         return None
     # The earlier it has begun, the more zeros there are.
     others = range(run.first - 1, run.first - run.repeated, -1)

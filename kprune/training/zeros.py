@@ -4,14 +4,16 @@ import dataclasses
 
 from keras import ops
 
-from kprune import _backend, selection
-from kprune.optimizer import PruningOptimizer
+from kprune._keras import backend
+from kprune.graphs.weights import count_zeros, weights_of
+from kprune.pruning.groups import Group, Setting
 from kprune.training.at_risk import ZEROS, is_watched
+from kprune.training.optimizer import PruningOptimizer
 from kprune.training.optimizers import optimizers_in
 from kprune.training.requests import requests
 
 # What is zero stays so, whatever made it zero.
-_HELD = selection.Setting()
+_HELD = Setting()
 # Weights with a smaller share of zeros are dense.
 _SAME = 1e-3
 
@@ -22,7 +24,7 @@ def pruning_optimizers(model):
 
 
 def pruned_groups(model):
-    """Return the `selection.Group`s of kernels that the optimizers of a model prune or hold.
+    """Return the `Group`s of kernels that the optimizers of a model prune or hold.
 
     Weights that several optimizers have masks of are there once.
     """
@@ -55,12 +57,12 @@ def held_share(group):
 
     0.0 where it cannot be known, while TensorFlow traces a step.
     """
-    if not _backend.is_concrete():
+    if not backend.is_concrete():
         return 0.0
     if group.unit == "channels":
         pruned, total = group.count()
         return pruned / total if pruned < total else 0.0
-    zeros = sum(int(_backend.count_true(ops.logical_not(mask))) for mask in group.held())
+    zeros = sum(int(backend.count_true(ops.logical_not(mask))) for mask in group.held())
     return zeros / sum(weight.size for weight in group.weights)
 
 
@@ -68,38 +70,38 @@ def is_at(group, sparsity):
     """Return whether a group's zeros are those that it has at a sparsity."""
     if not sparsity:
         return held_share(group) < _SAME
-    return _backend.is_concrete() and group.fits(sparsity)
+    return backend.is_concrete() and group.fits(sparsity)
 
 
 def zero_groups(model, variables, besides):
-    """Return `selection.Group`s that hold what is zero in a model: in its kernels, and the rest.
+    """Return `Group`s that hold what is zero in a model: in its kernels, and the rest.
 
     The rest are the biases and scales of channels that were pruned.
 
     Args:
         model: a `keras.Model`.
         variables: the variables that are trained, a list.
-        besides: the `selection.Group`s whose weights are left to them.
+        besides: the `Group`s whose weights are left to them.
     """
-    if not _backend.is_concrete():
+    if not backend.is_concrete():
         return []  # They are made in the step that is traced, and nobody has set zeros in them.
     known = {id(variable) for variable in variables}
     known -= {id(weight.variable) for group in besides for weight in group.weights}
     found = [
         weight
-        for weight in selection.weights(model)
-        if id(weight.variable) in known and 0 < selection.count_zeros([weight]) < weight.size
+        for weight in weights_of(model)
+        if id(weight.variable) in known and 0 < count_zeros([weight]) < weight.size
     ]
     kernels = tuple(weight for weight in found if weight.is_kernel)
     others = tuple(weight for weight in found if not weight.is_kernel)
-    return [selection.Group(_HELD, members) for members in (kernels, others) if members]
+    return [Group(_HELD, members) for members in (kernels, others) if members]
 
 
 def carried(before, groups, same_fit):
-    """Return what new `selection.Group`s don't name of those before, as it goes on.
+    """Return what new `Group`s don't name of those before, as it goes on.
 
     Args:
-        before: the `selection.Group`s that an optimizer had so far.
+        before: the `Group`s that an optimizer had so far.
         groups: the new ones.
         same_fit: whether another callback of the same `fit` asked for the old ones, which then
             keep their schedules; else what is zero stays zero.
@@ -121,5 +123,5 @@ def carried(before, groups, same_fit):
         elif whole:
             rest.append(dataclasses.replace(group, setting=_HELD))
         else:
-            rest.append(selection.Group(_HELD, own))
+            rest.append(Group(_HELD, own))
     return rest

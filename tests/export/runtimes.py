@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from kprune.export import data
-from kprune.export.signature import describe
+from kprune.graphs import sample_data
+from kprune.graphs.signature import describe
 
 needs_tensorflow = keras.backend.backend() != "tensorflow"
 SKIP = "converts in the same process on TensorFlow only; test_child.py covers the others"
@@ -29,7 +29,7 @@ def run_onnx(path, feed):
 def fresh_inputs(model, samples, seed=123):
     """Return inputs other than those an export is verified on, packed for Keras and as a feed."""
     signature = describe(model)
-    arrays = data.generate(model, signature, samples, seed=seed)
+    arrays = sample_data.generate(model, signature, samples, seed=seed)
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
     feed = {spec.name: array for spec, array in zip(signature.flat, arrays)}
     return signature.pack(tensors), feed
@@ -42,10 +42,10 @@ def keras_outputs(model, arguments):
 
 def prune_by_hand(model, sparsity=0.7):
     """Zero the smallest weights of every kernel; return {name: share of zeros}."""
-    from kprune import selection
+    from kprune.graphs.weights import weights_of
 
     shares = {}
-    for weight in selection.weights(model):
+    for weight in weights_of(model):
         if weight.reason is None:
             value = np.array(keras.ops.convert_to_numpy(weight.variable.value), dtype="float32")
             value[np.abs(value) < np.quantile(np.abs(value), sparsity)] = 0

@@ -18,8 +18,8 @@ from tests.export.runtimes import (
     run_onnx,
     run_tflite,
 )
-from tests.training import compiled, mlp
-from tests.training import data as training_data
+from tests.on_training import compiled, mlp
+from tests.on_training import data as training_data
 from tests.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)

@@ -7,7 +7,7 @@ from keras import layers
 
 import kprune
 from kprune.export import ExportError, VerificationError, export_onnx, onnx_quantization
-from kprune.export.onnx_constants import onnx_constants
+from kprune.formats.onnx.constants import onnx_constants
 from tests.export.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_onnx
 from tests.zoo import ZOO
 
@@ -95,8 +95,8 @@ def test_other_layers(kind, quantize, tmp_path):
     before = prune_by_hand(model)
     data = None
     if quantize == "int8":
-        from kprune.export import data as inputs
-        from kprune.export.signature import describe
+        from kprune.graphs import sample_data as inputs
+        from kprune.graphs.signature import describe
 
         data = inputs.generate(model, describe(model), 30)
     report = export_onnx(model, tmp_path / "m.onnx", quantize=quantize, representative_data=data)

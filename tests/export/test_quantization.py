@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kprune import Pruning, QuantizationAware, quantization, selection, strip_pruning
+from kprune import Pruning, QuantizationAware, strip_pruning
 from kprune.export import ExportError, VerificationError, export_tflite
-from kprune.export.data import generate
-from kprune.export.signature import describe
-from kprune.export.stored import tflite_constants
+from kprune.formats.stored import tflite_constants
+from kprune.graphs.sample_data import generate
+from kprune.graphs.signature import describe
+from kprune.graphs.weights import sparsity_of, weights_of
+from kprune.training import quantization_aware
 from tests.export.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_tflite
 from tests.zoo import ZOO
 
@@ -176,12 +178,12 @@ def test_quantization_aware_training_rounds_kernels_as_the_file_does(kind, tmp_p
     path = tmp_path / "m.tflite"
     export_tflite(model, path, quantize="int8", representative_data=data, tolerance=1)
     constants = tflite_constants(path.read_bytes())
-    found = [weight for weight in selection.weights(model) if weight.is_kernel]
+    found = [weight for weight in weights_of(model) if weight.is_kernel]
     assert found
     for weight in found:
-        value, channels = weight.variable.value, quantization._channels(weight)
-        by_channel = quantization.round_weight(value, channels)
-        rounded = (by_channel if channels else quantization.round_activation(value)).numpy()
+        value, channels = weight.variable.value, quantization_aware._channels(weight)
+        by_channel = quantization_aware.round_weight(value, channels)
+        rounded = (by_channel if channels else quantization_aware.round_activation(value)).numpy()
         of_size = [c.values for c in constants if c.values.size == rounded.size]
         distances = [np.abs(in_order(each) - in_order(rounded)).max() for each in of_size]
         assert min(distances) < 1e-5, weight.name
@@ -204,7 +206,7 @@ def test_pruning_with_quantization_aware_training_to_int8(trained, digits, tmp_p
     report = export_tflite(
         model, tmp_path / "m.tflite", quantize="int8", representative_data=x[:200]
     )
-    wanted = {w.name: selection.sparsity([w]) for w in selection.weights(model) if not w.reason}
+    wanted = {w.name: sparsity_of([w]) for w in weights_of(model) if not w.reason}
     assert all(round(0.8, 2) == round(share, 2) for share in wanted.values())
     assert {weight.name: weight.dtype for weight in report.weights} == dict.fromkeys(wanted, "int8")
     for weight in report.weights:

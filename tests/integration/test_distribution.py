@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.training import backend
+from tests.on_training import backend
 
 MIRRORED = """
 import numpy as np, tensorflow as tf, keras, kprune

@@ -8,9 +8,9 @@ import pytest
 from keras import ops
 
 import kprune
-from kprune.wrappers import wrappers_in
+from kprune.training.wrappers.pruned import wrappers_in
 from tests import theirs
-from tests.training import backend
+from tests.on_training import backend
 
 # TFMOT's guide "Pruning in Keras example", on fewer images in smaller batches; `sparsity` is either
 # tensorflow_model_optimization.sparsity.keras with tf_keras, or kprune with keras.

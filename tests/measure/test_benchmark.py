@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
-from kprune.measure import benchmark, flops, size, web, worker
+from kprune.graphs import flops
+from kprune.measure import benchmark, size, web, worker
 from tests.hostile import endless, onnx_file
 from tests.zoo import ZOO
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.export.test_children import gone, wait_until
+from tests._system.test_children import gone, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="keepers are for POSIX")
 
@@ -27,7 +27,8 @@ wait
 PARENT = """
 import sys
 from pathlib import Path
-from kprune.measure import browser, worker
+from kprune.measure import worker
+from kprune.runtimes.litertjs import browser
 from kprune.measure.benchmark import Runner
 
 folder = Path(sys.argv[1])

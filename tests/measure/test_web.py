@@ -15,9 +15,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from kprune._system.quiet import quiet
 from kprune.export import export_tflite
-from kprune.export.quiet import quiet
-from kprune.measure import browser, web
+from kprune.measure import web
+from kprune.runtimes.litertjs import browser
 from tests.browser import require_browser
 from tests.mobilenet import mobilenet
 from tests.zoo import ZOO

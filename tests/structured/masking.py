@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from kprune.structured.graph import ChannelGraph, graph_of
+from kprune.graphs.walk import graph_of
+from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups
 from tests.structured.topologies import VOCABULARY
 

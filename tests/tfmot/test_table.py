@@ -12,10 +12,11 @@ from keras import layers, ops
 
 import kprune
 from kprune import tfmot
-from kprune.wrappers import wrappers_in
+from kprune.training.wrappers.clustered import ClusterWeights
+from kprune.training.wrappers.pruned import wrappers_in
 from tests import theirs
-from tests.training import backend, compiled, data, mlp
-from tests.training import zeros as zero_weights
+from tests.on_training import backend, compiled, data, mlp
+from tests.on_training import zeros as zero_weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "tfmot.md"
 NOW = kprune.ConstantSparsity(0.5, 0, frequency=1)
@@ -119,7 +120,7 @@ def test_d1_subclassed_models():
     assert model.first.kernel is kernel
     assert zero_weights(model) == {"dense/kernel": 40, "dense_1/kernel": 4}
     assert tfmot.clustering.keras.cluster_weights(model, 3) is model
-    assert type(model.first) is kprune.clustering.ClusterWeights
+    assert type(model.first) is ClusterWeights
 
 
 def test_d6_other_models_are_made_anew():
@@ -144,7 +145,7 @@ def test_d2_every_kernel_is_pruned():
     for layer, is_clustered in [(Custom(4), True), (layers.DepthwiseConv2D(3), False)]:
         layer.build((2, 6, 6, 4))
         clustered = tfmot.clustering.keras.cluster_weights(layer, 3)
-        assert (type(clustered) is kprune.clustering.ClusterWeights) is is_clustered
+        assert (type(clustered) is ClusterWeights) is is_clustered
 
 
 def test_d3_m_by_n_follows_the_schedule_and_is_saved():
@@ -208,7 +209,7 @@ def test_d9_training_prunes_without_the_callback():
 
 def test_d10_summaries_have_the_weights_names(tmp_path):
     pytest.importorskip("tensorboard")
-    from tests.test_summaries import scalars
+    from tests.training.test_summaries import scalars
 
     model = compiled(tfmot.sparsity.keras.prune_low_magnitude(mlp(), NOW))
     x, y = data(16)

@@ -2,14 +2,14 @@
 
 import types
 
-from kprune.clustering import (
-    CentroidInitialization,
-    ClusterableLayer,
+from kprune.tfmot._missing import not_here
+from kprune.training.clustering.centroids import CentroidInitialization
+from kprune.training.wrappers.cluster_weights import (
     cluster_scope,
     cluster_weights,
     strip_clustering,
 )
-from kprune.tfmot._missing import not_here
+from kprune.training.wrappers.clustered import ClusterableLayer
 
 __all__ = [
     "CentroidInitialization",

@@ -1,0 +1,1 @@
+"""Files, the process, errors and child processes: nothing of Keras."""

@@ -1,1 +1,0 @@
-"""What runtimes can use: targets, their check of a model or file, and what follows from it."""

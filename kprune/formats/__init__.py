@@ -1,0 +1,1 @@
+"""Model files, read and edited; nothing is run."""

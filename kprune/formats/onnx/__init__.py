@@ -1,0 +1,1 @@
+"""`.onnx` files, one transformation a module."""

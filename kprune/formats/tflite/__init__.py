@@ -1,0 +1,1 @@
+"""`.tflite` files, one transformation a module."""

@@ -1,0 +1,51 @@
+"""What a model is called on, as far as it tells."""
+
+import keras
+from keras.src.models.functional import Functional
+
+from kprune.graphs.signature import describe, symbolic_inputs
+
+# Subclassed models remember shapes and no types.
+_OTHER_DTYPES = ("int32", "string")
+
+
+def possible_inputs(model):
+    """Return what a model may be called on, the likeliest first.
+
+    Functional and Sequential models know. A subclassed model remembers the shapes that it was
+    called on; one that never was, since its `train_step` calls a model inside it that has all
+    the weights, is taken to be called on what that is called on.
+
+    Returns:
+        List of lists of positional arguments, whose leaves have a `shape`, `dtype` and `name`.
+
+    Raises:
+        ValueError: nothing tells.
+    """
+    structure = symbolic_inputs(model)
+    if structure is not None:
+        return [[structure]]
+    try:
+        arguments = describe(model).arguments
+    except ValueError:
+        structure = _inputs_of_the_one_inside(model)
+        if structure is None:
+            raise
+        return [[structure]]
+    return [arguments, *(_of_dtype(arguments, dtype) for dtype in _OTHER_DTYPES)]
+
+
+def _inputs_of_the_one_inside(model):
+    own = {id(variable) for variable in model.weights}
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, Functional | keras.Sequential):
+            structure = symbolic_inputs(layer)
+            if structure is not None and own == {id(variable) for variable in layer.weights}:
+                return structure
+    return None
+
+
+def _of_dtype(arguments, dtype):
+    return keras.tree.map_structure(
+        lambda spec: keras.KerasTensor(spec.shape, dtype=dtype, name=spec.name), arguments
+    )

@@ -1,0 +1,171 @@
+"""A layer or operation once more, from its configuration and from what that does not say."""
+
+import inspect
+import tempfile
+
+import keras
+from keras.src.saving import serialization_lib
+from keras.src.utils.tracking import DotNotTrackScope
+
+from kprune._system.errors import first_line
+from kprune.graphs.identity import own_functions
+
+
+def rebuilt_operation(operation):
+    """Return the same operation, without the old one's place in a graph."""
+    new = object.__new__(type(operation))  # `copy` goes by the configuration, if there is one.
+    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
+    return new
+
+
+def rebuilt_layer(layer, change=lambda config: None):
+    """Return a new layer of the same configuration, functions and files, without its weights.
+
+    Functions are the old layer's own: their names, which is all that a configuration knows
+    of them, may be those of others.
+
+    Args:
+        layer: a `keras.Layer`.
+        change: function that changes the configuration in place, before the layer is made.
+
+    Raises:
+        ValueError: its configuration does not tell how to make it.
+    """
+    try:
+        config = _unbuilt(_config(layer))
+        change(config)
+        # A Lambda's code is the user's own, and in this process already.
+        with serialization_lib.SafeModeScope(False):
+            new = _from_config(type(layer), config)
+    except Exception as error:
+        raise ValueError(
+            f"The layer {layer.name!r} cannot be made again from its configuration; its class "
+            "needs a `get_config()` that has every argument of its constructor. "
+            f"Received: {type(layer).__name__}, which raised: {first_line(error)}"
+        ) from error
+    for old, part in pairs(layer, new):
+        for name, function in _given_functions(old).items():
+            if name in vars(part):
+                vars(part)[name] = function
+        if hasattr(old, "save_assets"):  # What is no weight, such as a vocabulary.
+            with tempfile.TemporaryDirectory() as folder:
+                old.save_assets(folder)
+                part.load_assets(folder)
+    return new
+
+
+def copy_state(layer, new):
+    """Copy what layers work out from their weights when these are loaded.
+
+    Args:
+        layer: a `keras.Layer` from which nothing is cut.
+        new: what `rebuilt_layer` made of it, built.
+    """
+    for old, part in pairs(layer, new):
+        if isinstance(old, keras.layers.Normalization):  # By what it computes with, now.
+            part.mean, part.variance = old.mean, old.variance
+        elif type(old).load_own_variables is not keras.Layer.load_own_variables and old.built:
+            store = {}
+            old.save_own_variables(store)
+            part.load_own_variables(
+                {key: keras.ops.convert_to_numpy(value) for key, value in store.items()}
+            )
+
+
+def copy_trainable(layer, new):
+    """Make a layer and all in it as trainable as another one, variable by variable."""
+    for old, part in pairs(layer, new):
+        part._trainable = old._trainable
+        for variable, other in zip(own_variables(old), own_variables(part)):
+            other.trainable = variable.trainable
+
+
+def pairs(layer, new):
+    """Yield `(layer, new)`, and what is inside of one with its counterpart in the other."""
+    yield layer, new
+    for old, part in zip(layer._layers, new._layers):
+        if type(old) is type(part):
+            yield from pairs(old, part)
+
+
+def replace(owner, old, new):
+    """Have a layer use another variable or layer than the one that it made for itself."""
+    for name, (_, store) in owner._tracker.config.items():
+        for i, value in enumerate(store):
+            if value is old:
+                store[i] = new
+                owner._tracker.stored_ids[name] ^= {id(old), id(new)}
+    with DotNotTrackScope():
+        for name, value in [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]:
+            if value is old:
+                setattr(owner, name, new)
+            elif isinstance(value, list):
+                for i in (i for i, item in enumerate(value) if item is old):
+                    list.__setitem__(value, i, new)
+            elif isinstance(value, dict):
+                for key in [key for key, item in value.items() if item is old]:
+                    dict.__setitem__(value, key, new)
+    if hasattr(owner, "_torch_params"):
+        owner._track_variables()
+
+
+def own_variables(layer):
+    """Return the variables of a layer that are in no layer inside it."""
+    return layer._trainable_variables + layer._non_trainable_variables
+
+
+def _given_functions(layer):
+    """The functions that a layer's constructor was given, as a dict from their names."""
+    given = inspect.signature(type(layer).__init__).parameters
+    return {
+        name: function
+        for name, function in own_functions(layer).items()
+        if name in given and not hasattr(function, "get_config")  # As initializers have.
+    }
+
+
+def _config(layer):
+    if not isinstance(layer, keras.layers.Lambda):
+        return _without_functions(layer).get_config()
+    return {
+        **keras.Layer.get_config(layer),
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": dict(layer.arguments),
+    }
+
+
+def _from_config(kind, config):
+    if issubclass(kind, keras.layers.Lambda):  # Its own takes functions as code alone.
+        return keras.Layer.from_config.__func__(kind, config)
+    return kind.from_config(config)
+
+
+def _without_functions(layer):
+    """The layer, or one that tells the same of itself but for functions, here plain ones."""
+    changes = dict.fromkeys(_given_functions(layer), keras.activations.linear)
+    parts = {**vars(layer), **vars(layer).get("_modules", {})}
+    for name, part in parts.items():
+        if isinstance(part, keras.Layer) and part in layer._layers:
+            changes[name] = _without_functions(part)
+    if all(changes[name] is parts[name] for name in changes):
+        return layer
+    other = object.__new__(type(layer))
+    vars(other).update(vars(layer))
+    if "_modules" in vars(layer):
+        vars(other)["_modules"] = dict(vars(layer)["_modules"])
+    for name, value in changes.items():
+        place = vars(other) if name in vars(other) else vars(other)["_modules"]
+        place[name] = value
+    return other
+
+
+def _unbuilt(config):
+    """A copy of a configuration in plain containers, in which no layer has shapes yet."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    if isinstance(config, list | tuple | set):
+        kind = tuple if isinstance(config, tuple) else list
+        return kind(map(_unbuilt, config))
+    return config

@@ -1,0 +1,1 @@
+"""What to prune, how much and when: schedules, criteria, patterns, allocations, masks."""

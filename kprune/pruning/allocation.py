@@ -1,0 +1,157 @@
+"""How much from each weight: one sparsity for the model, one for each of its weights."""
+
+import math
+
+import keras
+from keras import ops
+
+from kprune.pruning.configurable import Configurable
+from kprune.pruning.masks import lowest_pruned
+
+
+class Allocation(Configurable):
+    """Base class: how a group of weights shares the pruning.
+
+    Override `sparsities` for an allocation by shape, or `unit_masks` for one that
+    looks at the scores.
+    """
+
+    def sparsities(self, shapes, sparsity):
+        """Return one sparsity for each weight.
+
+        Args:
+            shapes: list of the weights' shapes.
+            sparsity: float or float32 scalar tensor, that of the whole group.
+        """
+        return [sparsity] * len(shapes)
+
+    def total(self, counts, shapes, sparsity):
+        """Return how many units of all the weights a float `sparsity` prunes, an int."""
+        return sum(_count(self, i, counts, shapes, sparsity, ()) for i in range(len(counts)))
+
+    def unit_masks(self, units, counts, shapes, sparsity, exact):
+        """Return the masks of the units of each weight.
+
+        Args:
+            units: list of float tensors, the scores of each weight's units.
+            counts: list of `(n, most)`, see `Pattern.count`.
+            shapes: list of the weights' shapes.
+            sparsity: float or float32 scalar tensor.
+            exact: floats; where `sparsity` equals one of them, counts are computed
+                from it in double precision.
+        """
+        return [
+            lowest_pruned([scores], _count(self, i, counts, shapes, sparsity, exact))[0]
+            for i, scores in enumerate(units)
+        ]
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Uniform(Allocation):
+    """The same sparsity in every weight.
+
+    Example:
+
+    >>> kprune.Pruning(0.9, allocation=kprune.Uniform())
+    """
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Global(Allocation):
+    """The lowest scores of all weights together.
+
+    Layers end up with different sparsities, and their mean over all weights is the
+    one asked for. All weights of the group must have the same pattern.
+
+    Example:
+
+    >>> kprune.Pruning(0.9, allocation=kprune.Global())
+    """
+
+    def total(self, counts, shapes, sparsity):
+        n, most = (sum(column) for column in zip(*counts))
+        return _units_to_prune(n, most, sparsity, ())
+
+    def unit_masks(self, units, counts, shapes, sparsity, exact):
+        n, most = (sum(column) for column in zip(*counts))
+        units = [_never_empty(scores) for scores in units]
+        return lowest_pruned(units, _units_to_prune(n, most, sparsity, exact))
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class ErdosRenyiKernel(Allocation):
+    """Density in proportion to (sum of the shape's sides) / (their product).
+
+    Small weights stay denser than large ones; no density goes above 1, and the
+    group's sparsity is the one asked for. Evci et al., "Rigging the lottery" (2020).
+
+    Example:
+
+    >>> kprune.Pruning(0.9, allocation=kprune.ErdosRenyiKernel())
+    """
+
+    def sparsities(self, shapes, sparsity):
+        sizes = [math.prod(shape) for shape in shapes]
+        ratios = [sum(shape) / size for shape, size in zip(shapes, sizes)]
+        kept = (1 - sparsity) * sum(sizes)
+        # kept(scale) = sum(size * min(1, scale * ratio)) is concave and piecewise
+        # linear, so its inverse is the largest of its pieces: with the weights of the
+        # largest ratios full, the others share what is left in proportion.
+        order = sorted(range(len(sizes)), key=lambda i: -ratios[i])
+        scale = 0.0
+        for full in range(len(order)):
+            slope = sum(sizes[i] * ratios[i] for i in order[full:])
+            piece = (kept - sum(sizes[i] for i in order[:full])) / slope
+            scale = _maximum(scale, piece)
+        return [1 - _minimum(scale * ratio, 1.0) for ratio in ratios]
+
+
+def check_allocation(allocation):
+    """Return `allocation` if it is one, else raise `TypeError` with what to pass."""
+    if isinstance(allocation, Allocation):
+        return allocation
+    raise TypeError(
+        "`allocation` must be a kprune allocation: Uniform(), Global(), ErdosRenyiKernel(). "
+        f"Received: {allocation!r}"
+    )
+
+
+def _count(allocation, i, counts, shapes, sparsity, exact):
+    exact = [(s, allocation.sparsities(shapes, s)[i]) for s in exact]
+    n, most = counts[i]
+    share = allocation.sparsities(shapes, sparsity)[i]
+    if isinstance(sparsity, float):
+        return min(round(share * n), most)
+    return _exact_where_known(sparsity, share, n, most, exact)
+
+
+def _units_to_prune(n, most, sparsity, exact):
+    if isinstance(sparsity, float):
+        return min(round(sparsity * n), most)
+    return _exact_where_known(sparsity, sparsity, n, most, [(s, s) for s in exact])
+
+
+def _exact_where_known(sparsity, share, n, most, exact):
+    # float32 cannot tell round(share * n) to the last weight above some eight
+    # million, so the sparsities that users name are counted in Python.
+    count = ops.cast(ops.round(share * n), "int32")
+    for value, value_share in exact:
+        known = ops.convert_to_tensor(min(round(value_share * n), most), "int32")
+        count = ops.where(sparsity == ops.cast(value, "float32"), known, count)
+    return ops.minimum(count, most)
+
+
+def _never_empty(scores):
+    """Scores of which the highest, the first of them, can't be among the lowest of a group."""
+    flat = ops.reshape(scores, (-1,))
+    first = ops.arange(flat.shape[0]) == ops.cast(ops.argmax(flat), "int32")
+    infinity = ops.full((), float("inf"), dtype=flat.dtype)
+    return ops.reshape(ops.where(first, infinity, flat), scores.shape)
+
+
+def _maximum(a, b):
+    return max(a, b) if isinstance(b, float) else ops.maximum(a, b)
+
+
+def _minimum(a, b):
+    return min(a, b) if isinstance(a, float) else ops.minimum(a, b)

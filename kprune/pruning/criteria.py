@@ -1,0 +1,115 @@
+"""Which weights matter: scores, one a weight, of which the lowest are pruned."""
+
+import keras
+from keras import ops
+
+from kprune.pruning.configurable import Configurable
+
+
+class Criterion(Configurable):
+    """Base class: gives every weight a score >= 0; the lowest scores are pruned.
+
+    Example:
+
+    ```python
+    class Squared(kprune.Criterion):
+        def __call__(self, weight, gradient=None):
+            return weight * weight
+    ```
+    """
+
+    needs_gradient = False
+
+    def __call__(self, weight, gradient=None):
+        """Score a weight.
+
+        Args:
+            weight: float tensor, the weight after the optimizer's update.
+            gradient: tensor of the same shape, the gradient of this step; None
+                unless the class sets `needs_gradient = True`.
+
+        Returns:
+            Float tensor of the weight's shape; no NaN, nothing below 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define `__call__`.")
+
+    def combine(self, total):
+        """Turn the sum of the scores of a channel's weights into the channel's score."""
+        return total
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Magnitude(Criterion):
+    """The weight's absolute value (Han et al., 2015).
+
+    Example:
+
+    >>> kprune.Pruning(0.9, criterion=kprune.Magnitude())
+    """
+
+    def __call__(self, weight, gradient=None):
+        return ops.abs(weight)
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class L2Norm(Criterion):
+    """The weight squared; a channel's score is the Euclidean norm of its weights.
+
+    For single weights the order is that of `Magnitude`, whose score of a channel is the
+    sum of absolute values (Li et al., "Pruning filters for efficient convnets", 2017).
+
+    Example:
+
+    >>> small = kprune.prune_channels(model, flops=0.5, criterion=kprune.L2Norm())
+    """
+
+    def __call__(self, weight, gradient=None):
+        return ops.square(weight)
+
+    def combine(self, total):
+        return ops.sqrt(total)
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Taylor(Criterion):
+    """|weight x gradient|, how much the loss would change to first order.
+
+    The gradient is that of the step at which masks change (of its last batch under
+    gradient accumulation), so no second backward pass is made. Molchanov et al.,
+    "Importance estimation for neural network pruning" (2019); SNIP (Lee et al., 2019)
+    at the first step.
+
+    Example:
+
+    >>> kprune.Pruning(0.9, criterion=kprune.Taylor())
+    """
+
+    needs_gradient = True
+
+    def __call__(self, weight, gradient=None):
+        return ops.abs(weight * ops.cast(gradient, weight.dtype))
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Random(Criterion):
+    """Random scores, the control that any criterion must beat.
+
+    What is pruned stays pruned as sparsity rises: each weight keeps its score.
+
+    Example:
+
+    >>> kprune.Pruning(0.9, criterion=kprune.Random(seed=1))
+
+    Args:
+        seed: int.
+    """
+
+    def __init__(self, seed=0):
+        self.seed = seed
+
+    def __call__(self, weight, gradient=None):
+        scores = keras.random.uniform(ops.shape(weight), seed=self.seed, dtype="float32")
+        return ops.where(weight == 0, 0.0, scores + 1e-3)
+
+    def get_config(self):
+        return {"seed": self.seed}

@@ -1,0 +1,170 @@
+"""What is asked of weights, and of which ones."""
+
+import dataclasses
+
+from keras import ops
+
+from kprune._keras import backend
+from kprune.graphs.weights import Weight, count_zeros
+from kprune.pruning.allocation import Allocation, Uniform, check_allocation
+from kprune.pruning.criteria import Criterion, Magnitude
+from kprune.pruning.patterns import NM, Pattern, Unstructured, check_pattern
+from kprune.pruning.schedules import PruningSchedule, check_schedule, check_sparsity
+
+# The sparsities of a schedule that are counted in double precision.
+_NAMED_SPARSITIES = ("initial_sparsity", "final_sparsity")
+
+
+# Zeros are those of a sparsity when their share differs by no more, besides one of each weight.
+_ROUNDING = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setting:
+    """What is asked of some layers: how sparse, when, and how.
+
+    With neither a schedule nor a sparsity, what is zero stays zero.
+    """
+
+    schedule: PruningSchedule | None = None
+    sparsity: float | None = None
+    criterion: Criterion = dataclasses.field(default_factory=Magnitude)
+    pattern: Pattern = dataclasses.field(default_factory=Unstructured)
+    allocation: Allocation = dataclasses.field(default_factory=Uniform)
+
+    @property
+    def final_sparsity(self):
+        """The sparsity this setting ends at; None if its schedule does not say."""
+        return self.sparsity if self.schedule is None else self.schedule.final_sparsity
+
+    @property
+    def asks(self):
+        """Whether it says how sparse."""
+        return self.schedule is not None or self.sparsity is not None
+
+    def check(self):
+        """Return the setting if its parts are sound, else raise."""
+        if self.schedule is not None:
+            check_schedule(self.schedule)
+        if self.sparsity is not None:
+            check_sparsity(self.sparsity)
+        if not isinstance(self.criterion, Criterion):
+            raise TypeError(
+                "`criterion` must be a kprune criterion: Magnitude(), Taylor(), Random(). "
+                f"Received: {self.criterion!r}"
+            )
+        check_pattern(self.pattern)
+        check_allocation(self.allocation)
+        if isinstance(self.pattern, NM) and self.final_sparsity is not None:
+            self.pattern.check_sparsity(self.final_sparsity)
+        return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """The weights that share one setting.
+
+    Attributes:
+        setting: the `Setting`.
+        weights: tuple of `Weight`s.
+        unit: what a sparsity counts, "weights" or "channels".
+    """
+
+    unit = "weights"
+
+    setting: Setting
+    weights: tuple[Weight, ...]
+
+    def masks(self, values, sparsity, gradients=None, scores=None):
+        """Return the mask of each weight at a sparsity.
+
+        Args:
+            values: list of tensors, the weights' values.
+            sparsity: float, or float32 scalar tensor.
+            gradients: list of tensors, for a criterion that needs them.
+            scores: a criterion to use instead of the setting's.
+        """
+        setting = self.setting
+        scores = scores or setting.criterion
+        gradients = gradients or [None] * len(values)
+        shapes = [tuple(weight.variable.shape) for weight in self.weights]
+        axes = [weight.axes for weight in self.weights]
+        units, counts = [], []
+        for value, gradient, shape, ax in zip(values, gradients, shapes, axes):
+            units.append(setting.pattern.units(scores(value, gradient), ax))
+            counts.append(setting.pattern.count(shape, ax))
+        known = [getattr(setting.schedule, name, None) for name in _NAMED_SPARSITIES]
+        masks = setting.allocation.unit_masks(
+            units, counts, shapes, sparsity, [s for s in known if s is not None]
+        )
+        return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
+
+    def count(self):
+        """Return `(pruned, all)`: how many of the things that a sparsity counts are zero now."""
+        return count_zeros(self.weights), sum(w.size for w in self.weights)
+
+    def held(self):
+        """Return the masks that keep what is zero now; a weight that is all zero is free."""
+        masks = [ops.not_equal(backend.read(weight.variable), 0) for weight in self.weights]
+        return [ops.logical_or(mask, ops.logical_not(ops.any(mask))) for mask in masks]
+
+    def restored(self, sparsity):
+        """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
+        values = [backend.read(weight.variable) for weight in self.weights]
+        if sparsity > 0 and self.fits(sparsity):
+            return [ops.not_equal(value, 0) for value in values]
+        return self.masks(values, sparsity, scores=Magnitude())
+
+    def fits(self, sparsity):
+        """Return whether so many units are zero now as are to be at a sparsity.
+
+        The compiled step counts in float32: of each weight it may be one more or less, and of
+        large ones a few.
+        """
+        return abs(self.lacking(sparsity)) <= self.slack
+
+    @property
+    def slack(self):
+        """By how many units the zeros of a sparsity may differ from what is asked."""
+        return len(self.weights) + _ROUNDING * sum(weight.size for weight in self.weights)
+
+    def missing(self, sparsity):
+        """Return how many units are not zero now that are to be at a sparsity, at least 0."""
+        return max(self.lacking(sparsity), 0)
+
+    def lacking(self, sparsity):
+        """Return how many more units are to be zero at a sparsity than are now."""
+        counts, shapes, zeros = [], [], 0
+        for weight in self.weights:
+            value, pattern = backend.read(weight.variable), self.setting.pattern
+            counts.append(pattern.count(tuple(weight.variable.shape), weight.axes))
+            shapes.append(tuple(weight.variable.shape))
+            zeros += int(backend.count_true(pattern.units(ops.abs(value), weight.axes) == 0))
+        return self.setting.allocation.total(counts, shapes, sparsity) - zeros
+
+    def floored(self, sparsity):
+        """Return the weights that keep their last unit, though a sparsity rounds to all of them."""
+        if not isinstance(self.setting.allocation, Uniform):
+            return []
+        return [
+            weight
+            for weight in self.weights
+            if _rounds_to_all(self.setting.pattern, weight, sparsity)
+        ]
+
+    def only(self, variables):
+        """Return the group of those weights that are among `variables`; None if none is."""
+        known = {id(variable) for variable in variables}
+        weights = tuple(w for w in self.weights if id(w.variable) in known)
+        return dataclasses.replace(self, weights=weights) if weights else None
+
+
+def _rounds_to_all(pattern, weight, sparsity):
+    n, most = pattern.count(tuple(weight.variable.shape), weight.axes)
+    return most == n - 1 and round(sparsity * n) > most
+
+
+def pruned_share(groups):
+    """Return the share of what the `Group`s prune, weights or channels, that is zero now."""
+    counts = [one.count() for one in groups]
+    return sum(pruned for pruned, _ in counts) / max(sum(total for _, total in counts), 1)

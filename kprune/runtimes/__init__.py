@@ -1,0 +1,1 @@
+"""What runs models: load, run, time, version."""

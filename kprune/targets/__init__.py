@@ -1,0 +1,1 @@
+"""What a runtime accelerates; checking, advising, preparing and rewriting by it."""

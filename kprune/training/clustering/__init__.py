@@ -1,0 +1,1 @@
+"""Weight clustering: few different values in a kernel, trained together."""

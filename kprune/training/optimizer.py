@@ -1,0 +1,447 @@
+"""The optimizer that carries the masks: they live and act inside the compiled step."""
+
+import contextlib
+import dataclasses
+
+import keras
+from keras import ops
+from keras.src.utils import tracking
+
+from kprune._keras import backend, legacy_h5
+from kprune.graphs.weights import check_model, variable_weights, weights_of
+from kprune.pruning import selection
+from kprune.pruning.allocation import Uniform
+from kprune.pruning.criteria import Magnitude
+from kprune.pruning.groups import Setting
+from kprune.pruning.patterns import Unstructured
+from kprune.pruning.schedules import ConstantSparsity, check_schedule
+from kprune.training.at_risk import ZEROS, held, unwatch
+from kprune.training.requests import remember
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class PruningOptimizer(keras.optimizers.Optimizer):
+    """Wraps an optimizer so that its weights become, and stay, sparse.
+
+    After every update of the wrapped optimizer, masked weights are set to zero; at
+    the steps that the schedule names, the masks are computed again. All of it happens
+    inside the compiled training step, where the weights are. The wrapped optimizer
+    keeps its learning rate, state, loss scaling, moving averages and gradient
+    accumulation; a step is one update of the weights (`optimizer.iterations`). The
+    gradients of masked weights are zero before it sees them, so that they count neither
+    in `global_clipnorm` nor in its moments. What is zero before the schedule begins
+    stays zero until then.
+
+    `kprune.Pruning` installs this in `model.fit`. Use it directly in a training loop
+    of your own, through `apply` or `stateless_apply`. The mechanism is that of
+    JaxPruner (Lee et al., 2023), for Keras.
+
+    Example:
+
+    ```python
+    schedule = kprune.PolynomialDecay(0.0, 0.9, begin_step=100, end_step=1000)
+    optimizer = kprune.PruningOptimizer(keras.optimizers.Adam(), schedule, model=model)
+    optimizer.build(model.trainable_variables)
+    for x, y in batches:
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, model(x, training=True))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+    ```
+
+    Args:
+        optimizer: the `keras.optimizers.Optimizer` to wrap, built or not. When it has
+            made steps already, and the schedule has begun, the masks are taken up from
+            the zeros in the weights.
+        schedule: a `PruningSchedule`. May be None if `layers` gives each one its own.
+        criterion: what scores the weights; `Magnitude()` by default.
+        pattern: which shapes of zeros; `Unstructured()` by default.
+        allocation: how the weights share the sparsity; `Uniform()` by default.
+        layers: which layers, and with what; as in `kprune.Pruning`. Needs `model`.
+        model: the model that is trained. Without it, the variables' names decide what
+            is prunable.
+        name: str.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: nothing to prune, or a pattern that a weight cannot have.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        schedule=None,
+        criterion=None,
+        pattern=None,
+        allocation=None,
+        layers=None,
+        model=None,
+        name=None,
+    ):
+        if isinstance(optimizer, PruningOptimizer):
+            raise TypeError(
+                "This optimizer prunes already; wrap its `base_optimizer` instead. "
+                f"Received: optimizer={optimizer!r}"
+            )
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                "`optimizer` must be a keras.optimizers.Optimizer. "
+                f"Received: {optimizer!r} (of type {type(optimizer)})"
+            )
+        super().__init__(learning_rate=0.0, name=name)
+        self.base_optimizer = optimizer
+        self.use_ema = optimizer.use_ema
+        self.schedule = None if schedule is None else check_schedule(schedule)
+        self.criterion = criterion or Magnitude()
+        self.pattern = pattern or Unstructured()
+        self.allocation = allocation or Uniform()
+        default = Setting(schedule, None, self.criterion, self.pattern, self.allocation).check()
+        if schedule is None and layers is None:
+            raise ValueError("Give a `schedule`, or `layers` with one for each.")
+        if layers is not None and model is None:
+            raise ValueError("`layers` needs `model`, the model whose layers they are.")
+        self._default = default
+        self._find_groups = self._groups_by_name
+        if model is not None:
+            check_model(model)
+            groups = selection.group(weights_of(model), default, layers, model)
+            self._find_groups = lambda variables: _check_trained(groups, variables)
+        self._groups = []
+        self._masks = []
+        self.fit = None  # The history of the `fit` that it was made in.
+
+    @classmethod
+    def _for_groups(cls, optimizer, find_groups):
+        """Wrap `optimizer` with the `Group`s that a function finds at `build`.
+
+        The function takes the list of the variables that the optimizer trains.
+        """
+        wrapped = cls(optimizer, ConstantSparsity(0.0, 0))
+        wrapped.schedule = None  # Each group has its own.
+        wrapped._find_groups = find_groups
+        return wrapped
+
+    def _groups_by_name(self, variables):
+        return selection.group(variable_weights(variables), self._default)
+
+    @tracking.no_automatic_dependency_tracking
+    def build(self, variables):
+        """Make the masks of `variables`, and the wrapped optimizer's state."""
+        if self.built:
+            return
+        if not self.base_optimizer.built:
+            self.base_optimizer.build(variables)
+        self._trainable_variables = list(variables)
+        for i, variable in enumerate(self._trainable_variables):
+            self._trainable_variables_indices[self._var_key(variable)] = i
+        with backend.readable(self._trainable_variables) or contextlib.nullcontext():
+            self._groups = self._find_groups(self._trainable_variables)
+        self._find_groups = None  # It may hold the model, and the optimizer that was before.
+        if len(self._groups) == 1:
+            setting = self._groups[0].setting
+            self.schedule, self.criterion = setting.schedule, setting.criterion
+            self.pattern, self.allocation = setting.pattern, setting.allocation
+        self._masks = [
+            [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
+        ]
+        self.built = True
+        scope = backend.readable(self._trainable_variables)
+        if scope is not None:
+            with scope:
+                self.restore_masks()
+        for group in self._groups:
+            remember(group)
+            for weight in group.weights:
+                unwatch(weight.variable, ZEROS)
+
+    def reschedule(self, schedule_of):
+        """Let every group go on by the schedule that a function returns for it, masks as they are.
+
+        Args:
+            schedule_of: function from a `Group` to a `PruningSchedule`. The training
+                step must be compiled again afterwards.
+        """
+        groups = [
+            dataclasses.replace(
+                group, setting=dataclasses.replace(group.setting, schedule=schedule_of(group))
+            )
+            if group.setting.asks
+            else group
+            for group in self._groups
+        ]
+        self._groups = groups
+        for group in groups:
+            remember(group)
+
+    def _add_mask(self, variable):
+        return self.add_variable(
+            shape=variable.shape,
+            initializer="ones",
+            dtype="bool",
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_mask",
+        )
+
+    def restore_masks(self):
+        """Take the masks up from the weights as they are, at the step that was reached.
+
+        Weights in mid-training are exactly zero where they are masked, so that the
+        masks need not be saved. Where the zeros are not what the schedule asks for by
+        now (a dense model, a schedule that has begun), weights are pruned to it, by
+        magnitude, since no gradient is at hand. Before a schedule begins, what is zero
+        stays zero.
+        """
+        step = backend.to_int(self.iterations)
+        for group, masks in zip(self._groups, self._masks):
+            schedule = group.setting.schedule
+            # The first step makes an update that falls on step 0.
+            update = schedule.last_update(step) if step and group.setting.asks else None
+            if update is None:
+                kept = group.held()
+            else:
+                kept = group.restored(float(schedule(update)[1]))
+            backend.assign_masked([w.variable for w in group.weights], kept, masks)
+
+    def apply(self, grads, trainable_variables=None):
+        """Update the weights with the wrapped optimizer, then prune.
+
+        Args:
+            grads: list of gradient tensors.
+            trainable_variables: list of variables that match; may be left out once
+                the optimizer is built.
+        """
+        grads = list(grads)
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            if not self.built:
+                with keras.name_scope(self.name):
+                    self.build(trainable_variables)
+        variables = trainable_variables or self._trainable_variables
+        # A sum is a new tensor; the counter itself may be updated in place.
+        before = backend.read(self.iterations) + 0
+        if any(group.setting.criterion.needs_gradient for group in self._groups):
+            grads = backend.mean_over_replicas(grads)
+        try:
+            with held(ZEROS):
+                self.base_optimizer.apply(self._masked(grads, variables), trainable_variables)
+            self._prune(before, grads, variables)
+        except BaseException:
+            # An interrupt in the middle of an eager update must not leave the weights half pruned.
+            if self.built and backend.is_concrete():
+                self.mask_weights()
+            raise
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        """As `apply`, for tensors: `(trainable_variables, optimizer_variables)` of after it."""
+        if not self.built:
+            raise ValueError(
+                "To call `stateless_apply`, the optimizer must be built: call "
+                "`optimizer.build(model.trainable_variables)` first."
+            )
+        base, masks = self.base_optimizer.variables, self._mask_variables()
+        base_values = optimizer_variables[: len(base)]
+        mask_values = optimizer_variables[len(base) :]
+        with keras.StatelessScope(state_mapping=list(zip([*base, *masks], optimizer_variables))):
+            before = backend.read(self.iterations)
+            masked = self._masked(grads, self._trainable_variables)
+        with held(ZEROS):
+            trainable_variables, base_values = self.base_optimizer.stateless_apply(
+                base_values, masked, trainable_variables
+            )
+        known = [*self._trainable_variables, *base, *masks]
+        values = [*trainable_variables, *base_values, *mask_values]
+        with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
+            self._prune(before, list(grads), self._trainable_variables)
+        return (
+            [scope.get_current_value(v) for v in self._trainable_variables],
+            [scope.get_current_value(v) for v in self.variables],
+        )
+
+    def _prune(self, before, grads, trainable_variables):
+        step = backend.read(self.iterations)
+        for group, masks in zip(self._groups, self._masks):
+            variables = [weight.variable for weight in group.weights]
+            if not group.setting.asks:
+                kept = [backend.read(mask) for mask in masks]
+                backend.assign_masked(variables, kept)
+                self._mask_averages(variables, kept)
+                continue
+            update, sparsity = group.setting.schedule(step)
+            # An update at step 0 is made at the first step there is.
+            at_start = ops.logical_and(before == 0, group.setting.schedule(before)[0])
+            # Nothing has changed while gradients accumulate, or after an overflow.
+            update = ops.logical_and(step != before, ops.logical_or(update, at_start))
+            values = [backend.read(v) for v in variables]
+            gradients = self._gradients(group, grads, trainable_variables)
+            kept = backend.cond(
+                update,
+                lambda g=group, v=values, s=sparsity, d=gradients: g.masks(v, s, d),
+                lambda m=masks: [backend.read(mask) for mask in m],
+            )
+            backend.assign_masked(variables, kept, masks)
+            self._mask_averages(variables, kept)
+
+    def _masked(self, grads, trainable_variables):
+        """The gradients without those of masked weights."""
+        masks = {
+            self._var_key(weight.variable): mask
+            for group, own in zip(self._groups, self._masks)
+            for weight, mask in zip(group.weights, own)
+        }
+        found = [masks.get(self._var_key(variable)) for variable in trainable_variables]
+        return [
+            gradient if mask is None else backend.mask_gradient(gradient, backend.read(mask))
+            for gradient, mask in zip(grads, found)
+        ]
+
+    def _gradients(self, group, grads, trainable_variables):
+        if not group.setting.criterion.needs_gradient:
+            return [None] * len(group.weights)
+        by_variable = dict(zip(map(self._var_key, trainable_variables), grads))
+        found = [by_variable.get(self._var_key(w.variable)) for w in group.weights]
+        for weight, gradient in zip(group.weights, found):
+            if gradient is None:
+                raise ValueError(
+                    f"{group.setting.criterion} needs gradients, and {weight.name} has none."
+                )
+        return found
+
+    def _mask_averages(self, variables, masks):
+        # So that weights swapped or overwritten with their averages are sparse, too.
+        for optimizer in self._chain():
+            if optimizer.use_ema:
+                averages = optimizer._model_variables_moving_average
+                index = optimizer._get_variable_index
+                found = [averages[index(v)] for v in variables]
+                pairs = [(a, m) for a, m in zip(found, masks) if a is not None]
+                backend.assign_masked([a for a, _ in pairs], [m for _, m in pairs])
+
+    def _chain(self):
+        optimizer = self.base_optimizer
+        while optimizer is not None:
+            yield optimizer
+            optimizer = getattr(optimizer, "inner_optimizer", None)
+
+    def finalize_variable_values(self, var_list):
+        """Let the wrapped optimizer set the final values, and mask them."""
+        self.base_optimizer.finalize_variable_values(var_list)
+        if not any(optimizer.use_ema for optimizer in self._chain()):
+            return  # Nothing has changed, and after an error on JAX there are no values to read.
+        self.mask_weights()
+
+    def mask_weights(self):
+        """Write the zeros of the masks into the weights."""
+        for group, masks in zip(self._groups, self._masks):
+            variables = [weight.variable for weight in group.weights]
+            backend.assign_masked(variables, [backend.read(m) for m in masks])
+
+    def masks(self):
+        """Return the masks as a dict from each pruned variable's path to a bool variable."""
+        return {
+            weight.name: mask
+            for group, masks in zip(self._groups, self._masks)
+            for weight, mask in zip(group.weights, masks)
+        }
+
+    @property
+    def groups(self):
+        """The `Group`s of weights that this prunes; empty before it is built."""
+        return list(self._groups)
+
+    def _mask_variables(self):
+        return [mask for masks in self._masks for mask in masks]
+
+    @property
+    def variables(self):
+        return [*self.base_optimizer.variables, *self._mask_variables()]
+
+    @property
+    def iterations(self):
+        return self.base_optimizer.iterations
+
+    @property
+    def learning_rate(self):
+        return self.base_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.base_optimizer.learning_rate = learning_rate
+
+    def scale_loss(self, loss):
+        """Scale the loss as the wrapped optimizer does."""
+        return self.base_optimizer.scale_loss(loss)
+
+    def save_own_variables(self, store):
+        """Write what the wrapped optimizer would, so that files open without kprune."""
+        self.base_optimizer.save_own_variables(store)
+
+    def load_own_variables(self, store):
+        """Load the wrapped optimizer's state, and take the masks up from the weights."""
+        self.base_optimizer.load_own_variables(store)
+        if self.built:
+            self.restore_masks()
+
+    def __getattr__(self, name):
+        # What the wrapped optimizer has and this has not, such as `beta_1`.
+        if name.startswith("__") or "base_optimizer" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.base_optimizer, name)
+
+    def __dir__(self):
+        # Keras saves the attributes that dir() lists: those of the wrapped optimizer,
+        # under the wrapped optimizer's names, and not the wrapped optimizer as well.
+        own = set(super().__dir__()) - {"base_optimizer", "_tracker"}
+        return sorted(own | set(dir(self.base_optimizer)))
+
+    def get_config(self):
+        """Return the serializable arguments; `layers` and `model` are not among them."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "optimizer": serialize(self.base_optimizer),
+            "schedule": serialize(self.schedule),
+            "criterion": serialize(self.criterion),
+            "pattern": serialize(self.pattern),
+            "allocation": serialize(self.allocation),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Make an optimizer from what `get_config` returned."""
+        config = {
+            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+            if isinstance(value, dict)
+            else value
+            for key, value in config.items()
+        }
+        return cls(**config)
+
+
+def _check_trained(groups, variables):
+    """Return `groups` if all their weights are among `variables`, else raise."""
+    known = {id(variable) for variable in variables}
+    for group in groups:
+        for weight in group.weights:
+            if id(weight.variable) not in known:
+                raise ValueError(
+                    f"{weight.name} is to be pruned, but is not among the variables that "
+                    "this optimizer trains. Leave it out with `layers`."
+                )
+    return groups
+
+
+@contextlib.contextmanager
+def _without_masks(model):
+    """A scope in which `compile`'s optimizer is the one that was wrapped."""
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, PruningOptimizer):
+        yield
+        return
+    model.optimizer = optimizer.base_optimizer
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
+
+
+legacy_h5.save_within(_without_masks)

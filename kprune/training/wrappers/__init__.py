@@ -1,0 +1,1 @@
+"""Layers that act on the layer they wrap, as those of TFMOT do."""

@@ -1,0 +1,254 @@
+"""TFMOT's way to prune a model: wrap its layers, train with a callback."""
+
+import abc
+import contextlib
+
+import keras
+from keras import ops
+
+from kprune._keras.fit import run_last
+from kprune._keras.opening_h5 import h5_scope
+from kprune.graphs.replace import replace_layers
+from kprune.training.finish import finish
+from kprune.training.wrappers.pruned import (
+    DEFAULT_SCHEDULE,
+    TFMOT_SCHEDULES,
+    PruneLowMagnitude,
+    prunable_weights,
+    weights_are_known,
+    wrappers_in,
+)
+
+# Built-in layers that have weights but no kernel, known before they are built.
+_WITHOUT_KERNEL = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.PReLU,
+    keras.layers.RMSNormalization,
+)
+
+
+class PruningPolicy(abc.ABC):
+    """Which layers `prune_low_magnitude` wraps: subclass it and write both methods.
+
+    Example:
+
+    ```python
+    class OnlyConvolutions(kprune.PruningPolicy):
+        def allow_pruning(self, layer):
+            return isinstance(layer, keras.layers.Conv2D)
+
+        def ensure_model_supports_pruning(self, model):
+            if not any(self.allow_pruning(layer) for layer in model.layers):
+                raise ValueError(f"{model.name!r} has no convolution.")
+
+
+    model = kprune.prune_low_magnitude(model, pruning_policy=OnlyConvolutions())
+    ```
+    """
+
+    @abc.abstractmethod
+    def allow_pruning(self, layer):
+        """Return whether to wrap a layer of a list or model."""
+
+    @abc.abstractmethod
+    def ensure_model_supports_pruning(self, model):
+        """Raise ValueError if a model, as a whole, is not to be pruned."""
+
+
+def prune_low_magnitude(
+    to_prune,
+    pruning_schedule=DEFAULT_SCHEDULE,
+    block_size=(1, 1),
+    block_pooling_type="AVG",
+    pruning_policy=None,
+    sparsity_m_by_n=None,
+    **kwargs,
+):
+    """Wrap a layer, or the layers of a model, so that they are pruned in training.
+
+    In a model or a list, every layer with a kernel is wrapped, and all others are left as
+    they are. A layer that is made of layers is wrapped as a whole. The layers and weights
+    are those of the model that is passed. A Sequential or functional model comes back as
+    a new one, nested models included, and must be compiled; a model of any other class
+    changes in place: the layers in its attributes are replaced.
+
+    Example:
+
+    ```python
+    schedule = kprune.PolynomialDecay(0.0, 0.9, begin_step=100, end_step=1000)
+    model = kprune.prune_low_magnitude(model, pruning_schedule=schedule)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=10, callbacks=[kprune.UpdatePruningStep()])
+    model = kprune.strip_pruning(model)
+    ```
+
+    Args:
+        to_prune: a `keras.Layer`, a list of them, or a `keras.Model`.
+        pruning_schedule: a `PruningSchedule`; half of the weights at once, by default.
+        block_size: (input channels, output channels) of the blocks in which zeros come.
+        block_pooling_type: "AVG" or "MAX", a block's score from those of its entries.
+        pruning_policy: a `PruningPolicy`, or an object with its methods: which layers of a
+            list or model to wrap.
+        sparsity_m_by_n: (m, n): m zeros in every n consecutive input channels.
+        **kwargs: for a single layer, the arguments of `keras.Layer`; ignored otherwise, as
+            TFMOT does.
+
+    Returns:
+        A `PruneLowMagnitude`, a list, or a model.
+
+    Raises:
+        ValueError: an argument out of its range; a layer, or a model, with nothing to
+            prune; a model that cannot be changed. The model is left as it was.
+        TypeError: an argument of the wrong kind.
+    """
+    arguments = {
+        "pruning_schedule": pruning_schedule,
+        "block_size": block_size,
+        "block_pooling_type": block_pooling_type,
+        "sparsity_m_by_n": sparsity_m_by_n,
+    }
+
+    def wrap(layer):
+        if pruning_policy is not None and not pruning_policy.allow_pruning(layer):
+            return layer
+        return _wrap_if_prunable(layer, arguments)
+
+    if isinstance(to_prune, list | tuple):
+        return [_wrap_all(layer, wrap) for layer in to_prune]
+    if isinstance(to_prune, keras.Model):
+        if pruning_policy is not None:
+            pruning_policy.ensure_model_supports_pruning(to_prune)
+        wrapped = _wrap_all(to_prune, wrap)
+        if not wrappers_in(wrapped):
+            raise ValueError(f"The model {to_prune.name!r} has no layer with a weight to prune.")
+        return wrapped
+    return PruneLowMagnitude(to_prune, **arguments, **kwargs)
+
+
+@contextlib.contextmanager
+def prune_scope():
+    """A scope to load wrapped models in, also `.h5` files that TFMOT wrote with Keras 2.
+
+    What kprune has saved opens without it, once kprune is imported. Of a file of TFMOT's,
+    weights, masks, thresholds and steps are taken over; layers that Keras 3 does not have
+    stay unknown, and an optimizer of another make starts afresh.
+
+    Example:
+
+    ```python
+    with kprune.prune_scope():
+        model = keras.models.load_model("wrapped.h5")
+    ```
+    """
+    known = {"PruneLowMagnitude": PruneLowMagnitude, **TFMOT_SCHEDULES}
+    with keras.saving.custom_object_scope(known), h5_scope():
+        yield
+
+
+class UpdatePruningStep(keras.callbacks.Callback):
+    """Writes the zeros of a wrapped model's masks into its weights at each epoch's end.
+
+    Wrapped layers count steps and compute masks by themselves, and training without this
+    callback prunes as well; with it, the weights that other callbacks, the validation and
+    the end of `fit` see are exactly sparse, and `fit` ends with a line on what was reached,
+    and a warning on what was not.
+
+    Raises:
+        ValueError: after the first step of `fit`, if no wrapped layer was called with
+            `training=True`, so that nothing is pruned.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[kprune.UpdatePruningStep()])
+    ```
+
+    In a training loop of your own:
+
+    ```python
+    step_callback = kprune.UpdatePruningStep()
+    step_callback.set_model(model)
+    step_callback.on_train_begin()
+    for epoch in range(epochs):
+        for x, y in batches:
+            step_callback.on_train_batch_begin(batch=-1)
+            ...
+        step_callback.on_epoch_end(batch=-1)
+    ```
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._steps_before = None
+        self._waits = False
+
+    def on_train_begin(self, logs=None):
+        self._steps_before = _steps(self.model)
+        self._waits = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self._waits:
+            self._waits = run_last(self.model, self._finish)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._steps_before is None:
+            return
+        steps, before = _steps(self.model), self._steps_before
+        self._steps_before = None
+        if steps and all(step == before.get(wrapper, -1) for wrapper, step in steps.items()):
+            raise ValueError(
+                f"In the first training step no PruneLowMagnitude layer of {self.model.name!r} was "
+                "called with training=True, and so none would ever prune. The model's `call` must "
+                "take an argument `training` and, on the JAX backend, pass it on to every wrapped "
+                "layer: `self.dense(x, training=training)`."
+            )
+
+    def on_test_begin(self, logs=None):
+        self._mask_weights()
+
+    def on_epoch_end(self, batch, logs=None):
+        self._mask_weights()
+
+    def on_train_end(self, logs=None):
+        # Once more, after moving averages took the place of the weights.
+        self._mask_weights()
+        if not self._waits:
+            self._finish()
+
+    def _finish(self):
+        finish(self.model, (self.params or {}).get("verbose", 1))
+
+    def _mask_weights(self):
+        # On JAX `self.model` brings the weights of the last step back to the model.
+        for wrapper in wrappers_in(self.model):
+            wrapper.mask_weights()
+
+
+def _steps(model):
+    """The step of every built wrapper in a model."""
+    built = [wrapper for wrapper in wrappers_in(model) if wrapper.built]
+    return {w.name: int(ops.convert_to_numpy(w.pruning_step.value)) for w in built}
+
+
+def _wrap_all(layer, wrap):
+    def replacement(layer):
+        return layer if isinstance(layer, keras.Model) else wrap(layer)
+
+    return replace_layers(layer, replacement, lambda layer: isinstance(layer, keras.Model))
+
+
+def _wrap_if_prunable(layer, arguments):
+    """The layer wrapped, if it has something to prune or may get it when it is built."""
+    if wrappers_in(layer) or isinstance(layer, (keras.layers.InputLayer, *_WITHOUT_KERNEL)):
+        return layer
+    known = weights_are_known(layer)
+    if known and not any(weight.variable.trainable for weight in prunable_weights(layer)):
+        return layer
+    wrapper = PruneLowMagnitude(layer, **arguments)
+    wrapper.may_be_empty = True
+    if known:
+        wrapper.build()
+    return wrapper

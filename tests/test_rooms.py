@@ -1,0 +1,60 @@
+"""Imports go one way: a room imports only from those below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "kprune"
+# From the ground up.
+ROOMS = [
+    "_system",
+    "report",
+    "_keras",
+    "graphs",
+    "pruning",
+    "training",
+    "structured",
+    "formats",
+    "runtimes",
+    "targets",
+    "export",
+    "measure",
+    "compression",
+    "tfmot",
+    "cli",
+]
+
+
+def _room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imported(path):
+    """Yield (line, module) of everything of the package that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            for alias in node.names:
+                whole = f"{module}.{alias.name}" if module == "kprune" else module
+                yield node.lineno, whole
+
+
+def test_every_room_has_its_place():
+    found = {_room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert found == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_import_runs_upward(room):
+    above = set(ROOMS[ROOMS.index(room) + 1 :])
+    upward = [
+        f"{path.relative_to(PACKAGE)}:{line} {module}"
+        for path in PACKAGE.rglob("*.py")
+        if _room(path) == room
+        for line, module in _imported(path)
+        if module.startswith("kprune.") and module.split(".")[1] in above
+    ]
+    assert not upward, upward
