@@ -10,6 +10,7 @@ from kprune.export import VerificationError
 from kprune.graphs.signature import describe
 from kprune.training import at_risk
 from kprune.training.clustering.callback import on_grid, share_weights
+from kprune.training.strip import find_pruning
 from tests.export.runtimes import run_tflite
 from tests.on_training import compiled, data, kernels, mlp, zeros
 
@@ -40,7 +41,7 @@ def test_from_a_dense_model_to_a_gzipped_file(tmp_path):
     np.testing.assert_allclose(output, expected, atol=1e-5)
     assert json.loads(json.dumps(report.to_dict()))["ratio"] == report.ratio
     assert "gzipped" in str(report)
-    assert not kprune.strip.find_pruning(model)
+    assert not find_pruning(model)
     watches = [variable.constraint for variable in model.trainable_variables]
     assert all(isinstance(one, at_risk.Watch) for one in watches if one is not None)
     kprune.compress(model, tmp_path / "again.tflite.gz", clusters=8)
@@ -73,7 +74,7 @@ def test_stripped_models_keep_their_zeros_in_fine_tuning(tmp_path):
     kprune.compress(model, tmp_path / "m.tflite", **options)
     for name, value in kernels(model).items():
         np.testing.assert_array_equal(value == 0, before[name])
-    assert not kprune.strip.find_pruning(model)
+    assert not find_pruning(model)
 
 
 def test_without_training(tmp_path):

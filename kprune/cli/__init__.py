@@ -109,7 +109,7 @@ def flops(file: KerasFile, batch_size: BatchSize = 1, free_dim: FreeDim = None, 
         import kprune.measure
 
         check_json(json)
-        show(kprune.graphs.flops(file, batch_size, free_dim), json)
+        show(kprune.measure.flops(file, batch_size, free_dim), json)
 
 
 @app.command()

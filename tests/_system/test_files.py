@@ -103,7 +103,7 @@ def test_the_first_error_is_the_one_that_is_seen(tmp_path, monkeypatch):
 HOLD = """
 import contextlib, sys
 from pathlib import Path
-from kprune.export import files
+from kprune._system import files
 folder = Path(sys.argv[1])
 with contextlib.ExitStack() as stack:
     one = stack.enter_context(files.replacing(folder / "m.onnx"))

@@ -4,6 +4,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune.graphs.weights import weights_of
 from kprune.training.strip import find_pruning
 from kprune.training.wrappers.pruned import wrappers_in
 from tests.on_training import compiled, data, mlp
@@ -33,7 +34,7 @@ def assert_stripped(stripped, x, expected, names=None):
         np.testing.assert_allclose(output, value, rtol=1e-5, atol=1e-6)
     if names is not None:
         assert [layer.name for layer in stripped.layers] == names
-    for weight in kprune.selection.weights(stripped):
+    for weight in weights_of(stripped):
         if weight.reason is None:
             value = numpy(weight.variable)
             assert (value == 0).sum() == round(0.6 * value.size), weight.name

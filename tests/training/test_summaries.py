@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kprune
+from kprune.training.wrappers.pruned import wrappers_in
 from tests.on_training import backend, compiled, data, mlp
 
 pytest.importorskip("tensorboard")
@@ -45,7 +46,7 @@ def test_sparsity_and_threshold_of_wrapped_layers(tmp_path):
         "second/kernel",
         "head/kernel",
     }
-    for wrapper in kprune.wrappers.wrappers_in(model):
+    for wrapper in wrappers_in(model):
         ((weight, _, threshold),) = wrapper.pruning_vars
         steps, values = zip(*found[f"{weight.path}/sparsity"])
         assert steps == (0, 4, 8)

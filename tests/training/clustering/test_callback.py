@@ -12,6 +12,7 @@ import kprune
 from kprune.training import at_risk
 from kprune.training.clustering.callback import grid, on_grid, share_weights
 from kprune.training.clustering.centroids import kmeans
+from kprune.training.strip import find_pruning
 from tests.on_training import backend, compiled, data, kernels, mlp
 
 floats = st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-6)
@@ -267,7 +268,7 @@ def test_after_a_fit_that_failed():
     assert constraints(model) == [limit] + [None] * 5
     with pytest.raises(KeyboardInterrupt):
         fit(model, kprune.WeightSharing(3), Fails())
-    (attached,) = kprune.strip.find_pruning(model)
+    (attached,) = find_pruning(model)
     assert "WeightSharing" in attached
     assert kprune.strip_pruning(model) is model
     assert constraints(model) == [limit] + [None] * 5
@@ -309,7 +310,7 @@ def test_a_later_fit_without_it_says_that_values_move_apart():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "This training moves")
         fit(model, kprune.WeightSharing(4))
-        assert not kprune.strip.find_pruning(model)
+        assert not find_pruning(model)
 
 
 @pytest.mark.parametrize("only_small", [True, False])

@@ -6,6 +6,7 @@ from keras import layers, ops
 import kprune
 from kprune.training.clustering.assignment import nearest
 from kprune.training.clustering.centroids import CentroidInitialization, initial_centroids
+from kprune.training.strip import find_pruning
 from kprune.training.wrappers.clustered import (
     ClusterableLayer,
     ClusterWeights,
@@ -93,7 +94,7 @@ def test_a_tfmot_script():
     compiled(clustered)
     history = fit(clustered, epochs=4)
     assert history.history["loss"][-1] < history.history["loss"][0]
-    assert "strip_clustering" in kprune.strip.find_pruning(clustered)[0]
+    assert "strip_clustering" in find_pruning(clustered)[0]
     x, _ = data(8)
     before = clustered.predict(x, verbose=0)
     stripped = kprune.strip_clustering(clustered)
