@@ -207,8 +207,8 @@ def _keras_2():
     models.model_from_config = keras.saving.deserialize_keras_object
     keras.KerasTensor.get_shape = lambda self: tf.TensorShape(self.shape)
     for model in (keras.Sequential, keras.src.models.functional.Functional):
-        model.input = property(lambda self: self.inputs[0])
-        model.output = property(lambda self: self.outputs[0])
+        model.input = property(lambda self: _one_or_all(self.inputs))
+        model.output = property(lambda self: _one_or_all(self.outputs))
     keras.Model.optimizer = None  # Before `compile`.
     save_optimizer = legacy_h5_format.save_optimizer_weights_to_hdf5_group
     legacy_h5_format.save_optimizer_weights_to_hdf5_group = lambda group, optimizer: (
@@ -225,6 +225,10 @@ def _keras_2():
     tf.train.latest_checkpoint = lambda folder: str(max(Path(folder).iterdir()))
     tf.identity = lambda x: keras.layers.Identity()(x)
     return keras_2
+
+
+def _one_or_all(tensors):
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _once(build):
