@@ -430,7 +430,7 @@ def main(
     from rich.console import Console
     from rich.progress import Progress
 
-    from kprune.cli import plain_errors
+    from kprune.cli.common import plain_errors
     from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
 

@@ -37,7 +37,7 @@ def main(
 ):
     """Run .tflite files in LiteRT.js in headless Chromium: outputs, and latency side by side."""
     start()
-    from kprune.cli import plain_errors, show
+    from kprune.cli.common import plain_errors, show
 
     with plain_errors():
         from kprune._system.files import destination

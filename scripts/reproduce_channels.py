@@ -201,7 +201,7 @@ def main(
     start()
     from rich.console import Console
 
-    from kprune.cli import plain_errors
+    from kprune.cli.common import plain_errors
     from kprune.report.files import write_json
 
     with plain_errors():

@@ -165,7 +165,7 @@ def main(
     start()
     from rich.console import Console
 
-    from kprune.cli import plain_errors
+    from kprune.cli.common import plain_errors
     from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
     from kprune.training.clustering.callback import check_clusters

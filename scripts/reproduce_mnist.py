@@ -206,7 +206,7 @@ def main(
     start()
     from rich.console import Console
 
-    from kprune.cli import plain_errors
+    from kprune.cli.common import plain_errors
     from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
 

@@ -21,6 +21,7 @@ ROOMS = [
     "export",
     "measure",
     "compression",
+    "demo",
     "tfmot",
     "cli",
 ]

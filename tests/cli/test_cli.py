@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from kprune.cli import app
 from tests.zoo import ZOO
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

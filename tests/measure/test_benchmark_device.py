@@ -18,7 +18,7 @@ from kprune.measure import FileBenchmark, benchmark
 from tests.hostile import endless, onnx_file
 from tests.zoo import ZOO
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="one backend shows that it runs"

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kprune.cli import app
-from kprune.cli.demo import demo
+from kprune.demo import demo
 from kprune.measure import size
 
 pytest.importorskip("ai_edge_litert")

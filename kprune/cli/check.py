@@ -1,0 +1,27 @@
+"""`kprune check`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kprune.cli.common import Json, check_json, plain_errors, show
+
+
+def check(
+    file: Annotated[Path, typer.Argument(help="A .keras, .tflite or .onnx file.")],
+    target: Annotated[
+        str,
+        typer.Option(help="litert-arm64, litert-x86, litert-wasm or onnxruntime."),
+    ],
+    json: Json = None,
+):
+    """Say layer by layer what a target can make of a model's zeros; exit 2 if it is not fit."""
+    with plain_errors():
+        import kprune.export
+
+        check_json(json)
+        report = kprune.export.check(file, target)
+        show(report, json)
+    if not report.ok:
+        raise typer.Exit(2)
