@@ -29,6 +29,8 @@ from kprune.training.pruning import Pruning
 from kprune.training.quantization_aware import QuantizationAware
 from kprune.training.strip import find_pruning, strip_pruning
 
+__all__ = ["CompressReport", "compress"]
+
 _CLUSTERS = 16
 _GZIP = ".gz"
 

@@ -12,7 +12,7 @@ class Criterion(Configurable):
     Example:
 
     ```python
-    class Squared(kprune.Criterion):
+    class Squared(kprune.pruning.Criterion):
         def __call__(self, weight, gradient=None):
             return weight * weight
     ```

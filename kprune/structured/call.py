@@ -58,7 +58,7 @@ class LayerChannels:
 
 
 class Call:
-    """One call of a layer, given to its rule (see `kprune.register_channel_rule`).
+    """One call of a layer, given to its rule (see `kprune.structured.register_channel_rule`).
 
     Attributes:
         layer: the `keras.Layer`.

@@ -206,7 +206,7 @@ def _unknown(operation):
     if isinstance(operation, WhileLoop):
         return "how often it runs may depend on the channels"
     if kind.__module__.partition(".")[0] != "keras":
-        return "a custom layer without a rule (see kprune.register_channel_rule)"
+        return "a custom layer without a rule (see kprune.structured.register_channel_rule)"
     if isinstance(operation, keras.Layer) and operation.weights:
         return "has weights, and no rule"
     return None

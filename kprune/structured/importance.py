@@ -12,13 +12,16 @@ _SMALLEST = 1e-12
 class BatchNormScale(Criterion):
     """|gamma| of the batch normalizations that scale a channel.
 
-    To be told apart, scales must be trained towards zero: see `kprune.Slimming`. Groups
+    To be told apart, scales must be trained towards zero: see `kprune.structured.Slimming`. Groups
     without a batch normalization are scored by the magnitude of their weights. Liu et
     al., "Learning efficient convolutional networks through network slimming" (2017).
 
     Example:
 
-    >>> small = kprune.prune_channels(model, flops=0.5, criterion=kprune.BatchNormScale())
+    ```python
+    scale = kprune.structured.BatchNormScale()
+    small = kprune.prune_channels(model, flops=0.5, criterion=scale)
+    ```
     """
 
     def __call__(self, weight, gradient=None):

@@ -15,7 +15,7 @@ def recalibrate_batchnorm(model, data, batch_size=64, batches=None):
 
     ```python
     small = kprune.prune_channels(model, flops=0.5)
-    kprune.recalibrate_batchnorm(small, x_train[:2048])
+    kprune.structured.recalibrate_batchnorm(small, x_train[:2048])
     ```
 
     Args:

@@ -19,8 +19,8 @@ class Slimming(keras.callbacks.Callback):
     Example:
 
     ```python
-    model.fit(x, y, epochs=10, callbacks=[kprune.Slimming(1e-4)])
-    small = kprune.prune_channels(model, flops=0.5, criterion=kprune.BatchNormScale())
+    model.fit(x, y, epochs=10, callbacks=[kprune.structured.Slimming(1e-4)])
+    small = kprune.prune_channels(model, flops=0.5, criterion=kprune.structured.BatchNormScale())
     ```
 
     Args:

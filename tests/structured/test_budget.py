@@ -93,7 +93,7 @@ def test_outcome_is_measured(monkeypatch):
     """A rule that says nothing of how often its kernel is multiplied is found out."""
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
-    @kprune.register_channel_rule(layers.Dense)
+    @kprune.structured.register_channel_rule(layers.Dense)
     def dense(call):
         out = call.new(call.layer.units, "units")
         call.use(call.layer.kernel, {1: out}, {0: call.channels()})

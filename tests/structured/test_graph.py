@@ -89,7 +89,7 @@ def test_frozen_models_prune_elsewhere():
 def test_custom_layer_with_a_rule(monkeypatch):
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 
-    @kprune.register_channel_rule(Gain)
+    @kprune.structured.register_channel_rule(Gain)
     def gain(call):
         channels = call.channels()
         call.use(call.layer.gain, along={0: channels})
@@ -111,12 +111,12 @@ def test_custom_layer_with_a_rule(monkeypatch):
 
 def test_rules_are_for_layer_classes():
     with pytest.raises(TypeError, match=r"Rules are for layer classes. Received: 3"):
-        kprune.register_channel_rule(3)(lambda call: None)
+        kprune.structured.register_channel_rule(3)(lambda call: None)
 
 
 def test_rule_that_does_not_fit_its_variable(monkeypatch):
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
-    kprune.register_channel_rule(Gain)(
+    kprune.structured.register_channel_rule(Gain)(
         lambda call: call.use(call.layer.gain, makes={0: call.new(3)})
     )
     inputs = keras.Input((4,))
@@ -166,7 +166,11 @@ def test_layers_that_are_not_touched_are_reported():
     report = kprune.channel_groups(keras.Model(inputs, layers.Dense(3)(x)))
     assert report.untouched == [
         ("video", "ConvLSTM2D", "has weights, and no rule"),
-        ("gain", "Gain", "a custom layer without a rule (see kprune.register_channel_rule)"),
+        (
+            "gain",
+            "Gain",
+            "a custom layer without a rule (see kprune.structured.register_channel_rule)",
+        ),
     ]
     assert report.to_dict()["untouched"][0]["layer"] == "video"
     assert "video (ConvLSTM2D) keeps its own channels" in str(report)

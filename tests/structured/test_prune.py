@@ -87,7 +87,7 @@ def test_least_important_channels_go():
         kprune.Magnitude(),
         kprune.L2Norm(),
         kprune.Random(seed=1),
-        kprune.BatchNormScale(),
+        kprune.structured.BatchNormScale(),
         kprune.Taylor(),
     ],
 )

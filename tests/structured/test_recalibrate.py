@@ -37,7 +37,7 @@ def test_the_mean_over_the_batches(feed):
     model, x = _model(), _data()
     momentum = model.get_layer("norm").momentum
     others = [w.copy() for w in model.get_layer("dense").get_weights()]
-    assert kprune.recalibrate_batchnorm(model, feed(x), batch_size=32) is model
+    assert kprune.structured.recalibrate_batchnorm(model, feed(x), batch_size=32) is model
     for got, expected in zip(_statistics(model), _expected(model, np.split(x, 3)), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert model.get_layer("norm").momentum == momentum
@@ -47,7 +47,7 @@ def test_the_mean_over_the_batches(feed):
 
 def test_only_some_batches():
     model, x = _model(), _data()
-    kprune.recalibrate_batchnorm(model, x, batch_size=32, batches=1)
+    kprune.structured.recalibrate_batchnorm(model, x, batch_size=32, batches=1)
     for got, expected in zip(_statistics(model), _expected(model, [x[:32]]), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4)
 
@@ -56,12 +56,12 @@ def test_bad_data_leaves_the_statistics():
     model = _model()
     before = _statistics(model)
     with pytest.raises(ValueError, match="no batch"):
-        kprune.recalibrate_batchnorm(model, [])
+        kprune.structured.recalibrate_batchnorm(model, [])
     with pytest.raises(Exception):  # noqa: B017  Each backend has its own.
-        kprune.recalibrate_batchnorm(model, [_data(8), np.ones((8, 7), "float32")])
+        kprune.structured.recalibrate_batchnorm(model, [_data(8), np.ones((8, 7), "float32")])
     for got, expected in zip(_statistics(model), before, strict=True):
         np.testing.assert_array_equal(got, expected)
     assert model.get_layer("norm").momentum == 0.99
     plain = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="no batch normalization"):
-        kprune.recalibrate_batchnorm(plain, _data())
+        kprune.structured.recalibrate_batchnorm(plain, _data())

@@ -27,11 +27,11 @@ def _fit(model, *callbacks):
 
 def test_scales_shrink_and_the_penalty_goes():
     plain, slimmed = _fit(_model()), _model()
-    assert _fit(slimmed, kprune.Slimming(0.3)) < 0.8 * plain
+    assert _fit(slimmed, kprune.structured.Slimming(0.3)) < 0.8 * plain
     assert slimmed.get_layer("norm").gamma.regularizer is None
     assert not slimmed.losses
     small = kprune.prune_channels(
-        slimmed, channels=0.5, criterion=kprune.BatchNormScale(), round_to=1
+        slimmed, channels=0.5, criterion=kprune.structured.BatchNormScale(), round_to=1
     )
     scales = np.abs(ops.convert_to_numpy(slimmed.get_layer("norm").gamma))
     kept = np.abs(ops.convert_to_numpy(small.get_layer("norm").gamma))
@@ -40,8 +40,10 @@ def test_scales_shrink_and_the_penalty_goes():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`l1`"):
-        kprune.Slimming(0)
+        kprune.structured.Slimming(0)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="no batch normalization"):
-        model.fit(np.ones((4, 4)), np.ones((4, 3)), verbose=0, callbacks=[kprune.Slimming()])
+        model.fit(
+            np.ones((4, 4)), np.ones((4, 3)), verbose=0, callbacks=[kprune.structured.Slimming()]
+        )

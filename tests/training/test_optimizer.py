@@ -265,7 +265,7 @@ def test_moments_of_what_is_pruned_die_away():
     assert (np.abs(moments[2]) > np.abs(moments[1]))[~masked].all()
 
 
-class Steepest(kprune.Criterion):
+class Steepest(kprune.pruning.Criterion):
     """Keeps, and brings back, what has the largest gradients, as RigL does."""
 
     needs_gradient = True
@@ -333,7 +333,7 @@ def test_patterns_hold_in_training(pattern):
     train(model, optimizer, 12, x, y)
     for value in kernels(model).values():
         mask = value != 0
-        again = ops.convert_to_numpy(kprune.compute_mask(np.abs(value), 0.5, pattern))
+        again = ops.convert_to_numpy(kprune.pruning.compute_mask(np.abs(value), 0.5, pattern))
         np.testing.assert_array_equal(mask, again)
 
 

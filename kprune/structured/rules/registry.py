@@ -16,7 +16,7 @@ def register_channel_rule(*kinds):
     Example:
 
     ```python
-    @kprune.register_channel_rule(LayerScale)
+    @kprune.structured.register_channel_rule(LayerScale)
     def layer_scale(call):
         channels = call.channels()  # those of the first input's last axis
         call.use(call.layer.gamma, along={0: channels})

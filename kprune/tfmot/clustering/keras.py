@@ -3,13 +3,13 @@
 import types
 
 from kprune.tfmot._missing import not_here
-from kprune.training.clustering.centroids import CentroidInitialization
-from kprune.training.wrappers.cluster_weights import (
+from kprune.training import (
+    CentroidInitialization,
+    ClusterableLayer,
     cluster_scope,
     cluster_weights,
     strip_clustering,
 )
-from kprune.training.wrappers.clustered import ClusterableLayer
 
 __all__ = [
     "CentroidInitialization",

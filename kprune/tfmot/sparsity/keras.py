@@ -1,12 +1,10 @@
 """tfmot.sparsity.keras: pruning."""
 
-from kprune import (
-    ConstantSparsity,
-    PolynomialDecay,
+from kprune.pruning import ConstantSparsity, PolynomialDecay, PruningSchedule
+from kprune.targets import PruneForLatencyOnXNNPack
+from kprune.training import (
     PrunableLayer,
-    PruneForLatencyOnXNNPack,
     PruningPolicy,
-    PruningSchedule,
     PruningSummaries,
     UpdatePruningStep,
     prune_low_magnitude,

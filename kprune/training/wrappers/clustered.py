@@ -33,7 +33,7 @@ class ClusterableLayer(abc.ABC):
     Example:
 
     ```python
-    class Scaled(keras.layers.Layer, kprune.clustering.ClusterableLayer):
+    class Scaled(keras.layers.Layer, kprune.training.ClusterableLayer):
         def build(self, input_shape):
             self.mix = self.add_weight(shape=(input_shape[-1], 64), name="mix")
 

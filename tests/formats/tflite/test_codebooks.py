@@ -132,7 +132,7 @@ def test_weights_that_are_not_shared_stay_float(tmp_path):
     at = np.unravel_index(np.abs(value).argmin(), value.shape)
     value[at] += 1e-3
     kernel.assign(value)
-    with pytest.raises(kprune.ExportError, match="No weight of the model"):
+    with pytest.raises(kprune.export.ExportError, match="No weight of the model"):
         kprune.export_tflite(model, tmp_path / "n.tflite", quantize="codebook")
     assert not (tmp_path / "n.tflite").exists()
 
@@ -169,7 +169,7 @@ def test_weights_that_are_all_too_small_are_one_error_with_the_reason(tmp_path):
     model = keras.Sequential([keras.Input((8,)), layers.Dense(12), layers.Dense(8)])
     share_weights(model, 8)
     with pytest.raises(
-        kprune.ExportError, match=r"fewer than 256 entries each.*leave quantize out"
+        kprune.export.ExportError, match=r"fewer than 256 entries each.*leave quantize out"
     ):
         kprune.export_tflite(model, tmp_path / "m.tflite", quantize="codebook")
     assert list(tmp_path.iterdir()) == []

@@ -111,7 +111,7 @@ def test_the_first_masks_and_thresholds_are_those_of_the_weights():
     for wrapper in wrappers_in(model):
         for weight, mask, threshold in wrapper.pruning_vars:
             magnitude = np.abs(numpy(weight))
-            expected = numpy(kprune.compute_mask(magnitude, 0.6))
+            expected = numpy(kprune.pruning.compute_mask(magnitude, 0.6))
             np.testing.assert_array_equal(numpy(mask), expected)
             assert float(numpy(threshold)) == magnitude[expected].min()
 

@@ -1,0 +1,88 @@
+"""The public names: those of the main line, those of the rooms, and all of 0.1's."""
+
+import importlib
+import warnings
+
+import pytest
+
+import kprune
+
+# `kprune.__all__` as it was in 0.1, and the dotted names that its documentation had.
+_OF_0_1 = """
+NM Allocation BatchNormScale Block CentroidInitialization Channels CheckReport CompressReport
+ConstantSparsity Criterion ErdosRenyiKernel ExportError ExportReport Global HoldZeros L2Norm
+Magnitude Pattern PolynomialDecay PrunableLayer PruneForLatencyOnXNNPack PruneLowMagnitude Pruning
+PruningOptimizer PruningPolicy PruningSchedule PruningSummaries QuantizationAware Random Slimming
+Target Taylor Uniform Unstructured UpdatePruningStep WeightSharing after_pruning benchmark
+channel_groups check cluster_scope cluster_weights compress compute_mask export_onnx export_tflite
+flops for_target prepare prune_channels prune_low_magnitude prune_scope recalibrate_batchnorm
+register_channel_rule shrink sparsity strip_clustering strip_pruning
+clustering.ClusterableLayer measure.benchmark_web structured.Call
+"""
+OF_0_1 = _OF_0_1.split()
+# TFMOT's, which stay here beside `kprune.tfmot`.
+TFMOT = {*kprune.tfmot.sparsity.keras.__all__, *kprune.tfmot.clustering.keras.__all__}
+TFMOT -= {"ClusterableLayer", "clusterable_layer", "experimental"}
+ROOMS = ["compression", "export", "measure", "pruning", "structured", "targets", "training"]
+
+
+def dotted(path):
+    value = kprune
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize("path", OF_0_1)
+def test_every_name_of_0_1_works_or_warns_with_the_new_one(path):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        value = dotted(path)
+    name = path.split(".")[0]
+    if name not in kprune._MOVED:
+        assert warned == []
+        return
+    (warning,) = warned
+    assert warning.category is DeprecationWarning
+    assert warning.filename == __file__
+    home, _, now = kprune._MOVED[name].rpartition(".")
+    assert f"use {home}.{now}." in str(warning.message)
+    new = getattr(importlib.import_module(home), now)
+    assert value is (new if path == name else getattr(new, path.split(".")[1]))
+    assert name not in dir(kprune)
+
+
+def test_about_thirty_names_make_the_main_line():
+    assert len(kprune.__all__) == len(set(kprune.__all__)) <= 35
+    assert not set(kprune.__all__) & set(kprune._MOVED)
+    assert set(kprune.__all__) < set(dir(kprune))
+
+
+@pytest.mark.parametrize("name", sorted(TFMOT))
+def test_names_of_tfmot_stay_at_the_top(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        value = getattr(kprune, name)
+    keras = kprune.tfmot.sparsity.keras, kprune.tfmot.clustering.keras
+    assert any(getattr(namespace, name, None) is value for namespace in keras)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_lists_names_that_it_has(room):
+    module = importlib.import_module(f"kprune.{room}")
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), name
+        if isinstance(getattr(module, name), (type, type(dotted))):
+            assert getattr(module, name).__doc__, name
+
+
+@pytest.mark.parametrize("name", kprune.__all__)
+def test_a_name_of_the_main_line_is_in_a_room(name):
+    rooms = [importlib.import_module(f"kprune.{room}") for room in ROOMS]
+    assert any(name in room.__all__ for room in rooms)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'kprune' has no attribute 'Prunning'"):
+        kprune.Prunning  # noqa: B018
