@@ -8,9 +8,9 @@ import contextlib
 import tempfile
 import threading
 from pathlib import Path
-from unittest import mock
 
 from kprune._system import files
+from kprune._system.replaced import replaced
 
 # Held by whoever changes what all threads share. Reentrant: exports nest such changes.
 LOCK = threading.RLock()
@@ -50,5 +50,5 @@ def _temporaries_in(folder):
     def gettempdir():
         return str(folder) if threading.get_ident() == thread else original()
 
-    with mock.patch.object(tempfile, "gettempdir", gettempdir):
+    with replaced(tempfile, "gettempdir", gettempdir):
         yield

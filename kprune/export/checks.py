@@ -2,6 +2,7 @@
 
 import keras
 
+from kprune._keras.layers import flatten_layers
 from kprune._system.errors import ExportError
 
 
@@ -42,7 +43,7 @@ def require_stateless(model):
     """
     names = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.RNN) and layer.stateful
     ]
     if names:

@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import re
 import threading
-from unittest import mock
 
 import keras
 import numpy as np
 
+from kprune._keras.layers import flatten_layers
 from kprune._keras.precision import float32_compute
 from kprune._system.errors import ExportError
+from kprune._system.replaced import replaced
 from kprune._system.workplace import LOCK, workplace
 from kprune.formats import features
 from kprune.graphs.signature import Signature, symbolic_inputs
@@ -119,7 +120,7 @@ def _normalizing_in_float():
             kwargs["denylisted_nodes"] = _normalizing(calibrated) or None
         return original(calibrated, *args, **kwargs)
 
-    with LOCK, mock.patch.object(lite, "_mlir_quantize", quantize):
+    with LOCK, replaced(lite, "_mlir_quantize", quantize):
         yield
 
 
@@ -241,7 +242,7 @@ def _onnx_of_lone_lstm(model, request):
     At that size TensorFlow folds away what tf2onnx knows an LSTM by, which becomes a loop over
     time, many times slower: so the batch is free until it is ONNX.
     """
-    layers, inputs = list(model._flatten_layers()), symbolic_inputs(model)
+    layers, inputs = flatten_layers(model), symbolic_inputs(model)
     if (
         request.signature.flat[0].shape[0] != 1
         or not any(isinstance(layer, keras.layers.LSTM) for layer in layers)
@@ -318,14 +319,14 @@ def _convertible(model):
             kwargs.pop("jit_compile", None)
         return original(func, *args, **kwargs)
 
-    with LOCK, mock.patch.object(tf, "function", without_xla), float32_compute(model):
+    with LOCK, replaced(tf, "function", without_xla), float32_compute(model):
         yield
 
 
 @contextlib.contextmanager
 def _unrolled(model):
     """Unroll recurrent layers inside the block: TFLite's calibrator crashes in loops."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    layers = [layer for layer in flatten_layers(model) if isinstance(layer, keras.layers.RNN)]
     settings = [layer.unroll for layer in layers]
     try:
         for layer in layers:

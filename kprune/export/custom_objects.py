@@ -13,8 +13,9 @@ import sys
 import types
 
 import keras
-from keras.src.saving import object_registration
 
+from kprune._keras.layers import flatten_layers
+from kprune._keras.saving import registered_names
 from kprune._system.workplace import LOCK
 
 _PACKAGE = "kprune_export"
@@ -52,7 +53,7 @@ def named_apart(model):
         user's may have written, where these are clear.
     """
     found = _found(model)
-    registered, lambdas = object_registration.GLOBAL_CUSTOM_NAMES, []
+    registered, lambdas = registered_names(), []
     usual = {**keras.saving.get_custom_objects()}
     with LOCK:
         before = {thing: registered[thing] for thing in found if thing in registered}
@@ -92,7 +93,7 @@ def _found(model):
                 found[value] = None
         elif isinstance(value, keras.Operation):
             found[type(value)] = None
-            layers = value._flatten_layers() if isinstance(value, keras.Layer) else []
+            layers = flatten_layers(value) if isinstance(value, keras.Layer) else []
             rest += [*vars(value).values(), *layers, *getattr(value, "operations", [])]
         elif hasattr(value, "get_config") and not isinstance(value, type):
             found[type(value)] = None

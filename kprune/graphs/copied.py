@@ -2,7 +2,7 @@
 
 import keras
 
-from kprune.graphs.walk import functional
+from kprune.graphs.walk import functional, nodes
 
 
 class CannotCopy(ValueError):
@@ -33,8 +33,8 @@ def rebuild(model, calls):
     ]
     outputs = builder.run(graph, inputs)
     new = keras.Model(
-        keras.tree.pack_sequence_as(graph._inputs_struct, inputs),
-        keras.tree.pack_sequence_as(graph._outputs_struct, outputs),
+        keras.tree.pack_sequence_as(graph.input, inputs),
+        keras.tree.pack_sequence_as(graph.output, outputs),
         name=model.name,
     )
     for old, copy in builder.copies.values():
@@ -50,12 +50,10 @@ class _Builder:
     def run(self, graph, inputs):
         """Call copies of a graph's operations on `inputs`; return its outputs."""
         new = {id(tensor): value for tensor, value in zip(graph.inputs, inputs)}
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if not node.is_input:
-                    args, kwargs = node.arguments.fill_in(new)
-                    results = keras.tree.flatten(self._call(node.operation, args, kwargs))
-                    new |= {id(tensor): value for tensor, value in zip(node.outputs, results)}
+        for node in nodes(graph):
+            args, kwargs = node.arguments.fill_in(new)
+            results = keras.tree.flatten(self._call(node.operation, args, kwargs))
+            new |= {id(tensor): value for tensor, value in zip(node.outputs, results)}
         return [new[id(tensor)] for tensor in graph.outputs]
 
     def _call(self, operation, args, kwargs):

@@ -1,13 +1,12 @@
 """FLOPs of a Keras model, counted at the products it really calls."""
 
-import contextlib
 import functools
-import threading
 from dataclasses import asdict, dataclass, field
 
 import keras
-from keras.src import backend
 
+from kprune._keras.layers import is_preprocessing, made_trainable
+from kprune._keras.watching import watched
 from kprune.graphs.inputs import possible_inputs
 from kprune.graphs.load import as_model
 from kprune.graphs.products import PRODUCTS
@@ -196,9 +195,6 @@ def _sized_inputs(model, arguments, batch_size, free_dim):
     return arguments, batches.pop() if len(batches) == 1 else batch_size
 
 
-_patching = threading.Lock()
-
-
 class _Frame:
     """One call of a layer: what was counted in it, and apart from that, in an RNN's cell."""
 
@@ -243,17 +239,11 @@ class _Counter(keras.Operation):
         self.inside_product = False
 
     def trace(self, arguments):
-        with _patching, contextlib.ExitStack() as patches:
-            for module, rules in PRODUCTS.items():
-                for name, rule in rules.items():
-                    patches.enter_context(
-                        _patched(module, name, lambda f, n=name, r=rule: self._product(f, n, r))
-                    )
-            for name in ("lstm", "gru"):  # fused kernels, which would bypass the cell
-                if hasattr(backend, name):
-                    patches.enter_context(_patched(backend, name, lambda _: _not_fused))
-            patches.enter_context(_patched(keras.Operation, "__call__", self._operation))
-            patches.enter_context(_patched(keras.layers.RNN, "call", self._uncalled))
+        products = {
+            path: functools.partial(self._product, name=path.split(".")[-1], rule=rule)
+            for path, rule in PRODUCTS.items()
+        }
+        with watched(products, self._operation, self._uncalled):
             # On the backend's own tracer, as Keras infers shapes: the model's graph of nodes, its
             # state and its losses stay untouched.
             try:
@@ -285,7 +275,7 @@ class _Counter(keras.Operation):
             finally:
                 self.stack.pop()
             inputs = args or tuple(kwargs.values())
-            if _is_preprocessing(operation) or _has_strings(inputs):
+            if is_preprocessing(operation) or _has_strings(inputs):
                 outputs = keras.tree.map_structure(self._sized, outputs)
             shapes = [_first_shape(inputs), _first_shape(outputs)]
             self.seen.setdefault(id(operation), (frame.path, operation, *shapes))
@@ -352,7 +342,7 @@ class _Counter(keras.Operation):
         messages = list(self.unknown.values())
         counts = self.stack[0].counts
         for key, (path, operation, *_) in self.seen.items():
-            own = getattr(operation, "_trainable_variables", [])
+            own = made_trainable(operation)
             kernels = [v for v in own if len(v.shape) > 1]
             is_lookup = isinstance(operation, keras.layers.Embedding)
             if kernels and not is_lookup and not counts[key][1] and key not in self.unknown:
@@ -362,10 +352,6 @@ class _Counter(keras.Operation):
                     "product through keras.ops was seen in its call"
                 )
         return messages
-
-
-def _is_preprocessing(operation):
-    return type(operation).__module__.startswith("keras.src.layers.preprocessing")
 
 
 def _has_strings(structure):
@@ -378,17 +364,3 @@ def _first_shape(structure):
         if getattr(leaf, "shape", None) is not None:
             return tuple(leaf.shape)
     return None
-
-
-def _not_fused(*_, **__):
-    raise NotImplementedError
-
-
-@contextlib.contextmanager
-def _patched(owner, name, wrap):
-    original = getattr(owner, name)
-    setattr(owner, name, wrap(original))
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)

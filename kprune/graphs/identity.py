@@ -5,6 +5,8 @@ import hashlib
 import keras
 import numpy as np
 
+from kprune._keras.layers import flatten_layers
+
 _PLAIN = (type(None), bool, int, str, bytes, type(Ellipsis))
 
 
@@ -69,7 +71,7 @@ def _operation(operation):
     except Exception:  # One that cannot tell; then it is like no other.
         return Same(operation)
     config.pop("name", None)
-    parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+    parts = flatten_layers(operation) if isinstance(operation, keras.Layer) else [operation]
     functions = [Same(f) for part in parts for f in own_functions(part).values()]
     return type(operation), identity_of(config), tuple(functions)
 

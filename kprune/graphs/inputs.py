@@ -1,8 +1,9 @@
 """What a model is called on, as far as it tells."""
 
 import keras
-from keras.src.models.functional import Functional
 
+from kprune._keras.graph import is_functional
+from kprune._keras.layers import flatten_layers
 from kprune.graphs.signature import describe, symbolic_inputs
 
 # Subclassed models remember shapes and no types.
@@ -37,8 +38,8 @@ def possible_inputs(model):
 
 def _inputs_of_the_one_inside(model):
     own = {id(variable) for variable in model.weights}
-    for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, Functional | keras.Sequential):
+    for layer in flatten_layers(model, include_self=False):
+        if is_functional(layer) or isinstance(layer, keras.Sequential):
             structure = symbolic_inputs(layer)
             if structure is not None and own == {id(variable) for variable in layer.weights}:
                 return structure

@@ -2,8 +2,6 @@
 
 import math
 
-from keras.src import backend  # the one place where every product of every layer passes through
-
 
 def _shape(x):
     return tuple(x.shape)
@@ -77,21 +75,17 @@ def _attention(out, query, key, *_, **__):
     return 2 * 2 * batch * heads * queries * _shape(key)[1] * width
 
 
-# From a module of the backend to the rules of its functions.
+# From a function of Keras' backend to its rule.
 PRODUCTS = {
-    backend.numpy: {
-        "matmul": _matmul,
-        "dot": _dot,
-        "inner": _dot,
-        "vdot": _dot,
-        "tensordot": _dot,
-        "einsum": _einsum,
-    },
-    backend.nn: {
-        "conv": _conv,
-        "depthwise_conv": _depthwise_conv,
-        "separable_conv": _separable_conv,
-        "conv_transpose": _conv_transpose,
-        "dot_product_attention": _attention,
-    },
+    "numpy.matmul": _matmul,
+    "numpy.dot": _dot,
+    "numpy.inner": _dot,
+    "numpy.vdot": _dot,
+    "numpy.tensordot": _dot,
+    "numpy.einsum": _einsum,
+    "nn.conv": _conv,
+    "nn.depthwise_conv": _depthwise_conv,
+    "nn.separable_conv": _separable_conv,
+    "nn.conv_transpose": _conv_transpose,
+    "nn.dot_product_attention": _attention,
 }

@@ -4,18 +4,11 @@ import inspect
 import tempfile
 
 import keras
-from keras.src.saving import serialization_lib
-from keras.src.utils.tracking import DotNotTrackScope
 
+from kprune._keras import layers
+from kprune._keras.saving import functions_allowed
 from kprune._system.errors import first_line
 from kprune.graphs.identity import own_functions
-
-
-def rebuilt_operation(operation):
-    """Return the same operation, without the old one's place in a graph."""
-    new = object.__new__(type(operation))  # `copy` goes by the configuration, if there is one.
-    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
-    return new
 
 
 def rebuilt_layer(layer, change=lambda config: None):
@@ -35,7 +28,7 @@ def rebuilt_layer(layer, change=lambda config: None):
         config = _unbuilt(_config(layer))
         change(config)
         # A Lambda's code is the user's own, and in this process already.
-        with serialization_lib.SafeModeScope(False):
+        with functions_allowed():
             new = _from_config(type(layer), config)
     except Exception as error:
         raise ValueError(
@@ -75,43 +68,17 @@ def copy_state(layer, new):
 def copy_trainable(layer, new):
     """Make a layer and all in it as trainable as another one, variable by variable."""
     for old, part in pairs(layer, new):
-        part._trainable = old._trainable
-        for variable, other in zip(own_variables(old), own_variables(part)):
+        layers.copy_own_trainable(old, part)
+        for variable, other in zip(layers.own_variables(old), layers.own_variables(part)):
             other.trainable = variable.trainable
 
 
 def pairs(layer, new):
     """Yield `(layer, new)`, and what is inside of one with its counterpart in the other."""
     yield layer, new
-    for old, part in zip(layer._layers, new._layers):
+    for old, part in zip(layers.sublayers(layer), layers.sublayers(new)):
         if type(old) is type(part):
             yield from pairs(old, part)
-
-
-def replace(owner, old, new):
-    """Have a layer use another variable or layer than the one that it made for itself."""
-    for name, (_, store) in owner._tracker.config.items():
-        for i, value in enumerate(store):
-            if value is old:
-                store[i] = new
-                owner._tracker.stored_ids[name] ^= {id(old), id(new)}
-    with DotNotTrackScope():
-        for name, value in [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]:
-            if value is old:
-                setattr(owner, name, new)
-            elif isinstance(value, list):
-                for i in (i for i, item in enumerate(value) if item is old):
-                    list.__setitem__(value, i, new)
-            elif isinstance(value, dict):
-                for key in [key for key, item in value.items() if item is old]:
-                    dict.__setitem__(value, key, new)
-    if hasattr(owner, "_torch_params"):
-        owner._track_variables()
-
-
-def own_variables(layer):
-    """Return the variables of a layer that are in no layer inside it."""
-    return layer._trainable_variables + layer._non_trainable_variables
 
 
 def _given_functions(layer):
@@ -130,7 +97,7 @@ def _config(layer):
     return {
         **keras.Layer.get_config(layer),
         "function": layer.function,
-        "output_shape": layer._output_shape,
+        "output_shape": layers.lambda_output_shape(layer),
         "mask": layer.mask,
         "arguments": dict(layer.arguments),
     }
@@ -145,20 +112,13 @@ def _from_config(kind, config):
 def _without_functions(layer):
     """The layer, or one that tells the same of itself but for functions, here plain ones."""
     changes = dict.fromkeys(_given_functions(layer), keras.activations.linear)
-    parts = {**vars(layer), **vars(layer).get("_modules", {})}
+    parts, inside = layers.attributes(layer), layers.sublayers(layer)
     for name, part in parts.items():
-        if isinstance(part, keras.Layer) and part in layer._layers:
+        if isinstance(part, keras.Layer) and part in inside:
             changes[name] = _without_functions(part)
     if all(changes[name] is parts[name] for name in changes):
         return layer
-    other = object.__new__(type(layer))
-    vars(other).update(vars(layer))
-    if "_modules" in vars(layer):
-        vars(other)["_modules"] = dict(vars(layer)["_modules"])
-    for name, value in changes.items():
-        place = vars(other) if name in vars(other) else vars(other)["_modules"]
-        place[name] = value
-    return other
+    return layers.copy_with_attributes(layer, changes)
 
 
 def _unbuilt(config):

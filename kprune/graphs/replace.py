@@ -1,12 +1,11 @@
 """Put other layers in the places of a model's layers, and leave all else as it is."""
 
 import keras
-from keras.src.models.functional import Functional, functional_like_constructor
+
+from kprune._keras import graph, layers, tracking
 
 # What a class may define on top of a graph of layers, and loses when only the graph is kept.
 _BEHAVIOUR = ("call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
-# Attributes in which Keras and TensorFlow keep a layer's parts a second time.
-_BOOKKEEPING = ("_layers", "_tracker", "_modules", "_metrics", "_compiled_trainable_state")
 
 
 def replace_layers(model, replacement, inside):
@@ -41,7 +40,7 @@ def replace_layers(model, replacement, inside):
         changed = {id(part): new for part in parts if (new := visit(part)) is not part}
         if not changed:
             return layer
-        if isinstance(layer, Functional | keras.Sequential):
+        if graph.is_functional(layer) or isinstance(layer, keras.Sequential):
             return _build_anew(layer, changed)
         _check_attributes(layer, parts, changed)
         in_place.append((layer, parts, changed))
@@ -51,21 +50,22 @@ def replace_layers(model, replacement, inside):
     for owner, parts, changed in in_place:
         _change_attributes(owner, parts, changed)
     if in_place:
-        for layer in new._flatten_layers():
-            _forget(layer)
+        for layer in layers.flatten_layers(new):
+            tracking.forget_derived(layer)
     return new
 
 
 def _parts(layer):
-    if isinstance(layer, Functional):
+    if graph.is_functional(layer):
         return [part for part in layer.operations if isinstance(part, keras.Layer)]
-    return list(layer.layers if isinstance(layer, keras.Sequential) else layer._layers)
+    return layer.layers if isinstance(layer, keras.Sequential) else layers.sublayers(layer)
 
 
 def _build_anew(model, changed):
-    graph = keras.Sequential if isinstance(model, keras.Sequential) else Functional
-    lost = [name for name in _BEHAVIOUR if getattr(type(model), name) is not getattr(graph, name)]
-    if lost and (graph is keras.Sequential or not functional_like_constructor(type(model))):
+    is_sequential = isinstance(model, keras.Sequential)
+    plain = keras.Sequential if is_sequential else graph.functional_class()
+    lost = [name for name in _BEHAVIOUR if getattr(type(model), name) is not getattr(plain, name)]
+    if lost and (is_sequential or not graph.is_made_from_graph(type(model))):
         raise ValueError(
             f"{type(model).__name__} defines {', '.join(lost)} on top of a graph of layers, which "
             "a model built anew from that graph would not have. Wrap its layers where they are "
@@ -81,15 +81,6 @@ def _build_anew(model, changed):
         model.compiled = compiled
 
 
-def _attributes(owner):
-    attributes = {**vars(owner), **vars(owner).get("_modules", {})}  # torch keeps layers there.
-    return {
-        name: value
-        for name, value in attributes.items()
-        if name not in _BOOKKEEPING and not name.startswith("_self_")
-    }
-
-
 def _layers_in(value):
     if isinstance(value, keras.Layer):
         yield value
@@ -102,7 +93,9 @@ def _layers_in(value):
 
 
 def _check_attributes(owner, parts, changed):
-    found = {id(layer) for value in _attributes(owner).values() for layer in _layers_in(value)}
+    found = {
+        id(layer) for value in layers.attributes(owner).values() for layer in _layers_in(value)
+    }
     lost = [part.name for part in parts if id(part) in changed and id(part) not in found]
     if lost:
         raise ValueError(
@@ -115,8 +108,8 @@ def _check_attributes(owner, parts, changed):
 def _change_attributes(owner, parts, changed):
     for part in parts:
         if id(part) in changed:
-            owner._tracker.replace_tracked_value("layers", part, changed[id(part)])
-    for name, value in _attributes(owner).items():
+            tracking.replace_sublayer(owner, part, changed[id(part)])
+    for name, value in layers.attributes(owner).items():
         new = _changed_value(value, changed)
         if new is not value:
             setattr(owner, name, new)
@@ -135,15 +128,3 @@ def _changed_value(value, changed):
         if any(new is not item for new, item in zip(items, value)):
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
-
-
-def _forget(layer):
-    """Drop what a layer derived from its parts: compiled functions, and torch's parameters."""
-    if isinstance(layer, keras.Model):
-        layer.train_function = layer.test_function = layer.predict_function = None
-        if layer.compiled:  # Else Keras warns that `trainable` has changed.
-            layer._compiled_trainable_state = {
-                part: part.trainable for part in layer._flatten_layers()
-            }
-    if hasattr(layer, "_torch_params"):
-        layer._track_variables()

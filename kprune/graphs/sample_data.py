@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kprune._keras.graph import call_nodes
+from kprune._keras.layers import flatten_layers
 from kprune.graphs.signature import symbolic_inputs
 
 # A free dimension gets this many steps (sequences) or pixels (images, volumes) when inputs are
@@ -195,7 +197,7 @@ def generate(model, signature, samples, seed=0):
 
 def _vocabularies(model, signature):
     """Map the names of inputs that hold ids to the number of ids there are."""
-    layers = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Embedding)]
+    layers = [x for x in flatten_layers(model) if isinstance(x, keras.layers.Embedding)]
     tensors = symbolic_inputs(model)
     tensors = keras.tree.flatten(tensors) if tensors is not None else [None] * len(signature.flat)
     known, result = [], {}
@@ -213,12 +215,12 @@ def _vocabularies(model, signature):
 
 
 def _reads(layer, tensor):
-    return any(tensor is read for node in layer._inbound_nodes for read in node.input_tensors)
+    return any(tensor is read for node in call_nodes(layer) for read in node.input_tensors)
 
 
 def _rescaling(model):
     """Return the factor of the model's Rescaling layer, if it has one that only shrinks."""
-    for layer in model._flatten_layers():
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Rescaling) and np.isscalar(layer.scale):
             return abs(layer.scale) or None
     return None

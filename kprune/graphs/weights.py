@@ -8,7 +8,7 @@ import string
 import keras
 from keras import ops
 
-from kprune._keras import backend
+from kprune._keras import backend, layers
 
 INPUT_OUTPUT = (-2, -1)
 # What Keras calls the weights that its layers multiply inputs with.
@@ -83,11 +83,11 @@ def weights_of(model):
         if id(layer) in seen:
             return
         seen.add(id(layer))
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
+        for variable in layers.own_variables(layer):
             if id(variable) not in seen:
                 seen.add(id(variable))
                 found.append(_weight(variable, layer, parents))
-        for child in layer._layers:
+        for child in layers.sublayers(layer):
             visit(child, (*parents, child))
 
     visit(model, () if isinstance(model, keras.Model) else (model,))
@@ -123,7 +123,7 @@ def check_model(model):
 
 def is_built(model):
     """Whether the model and all layers in it have their weights."""
-    return all(layer.built for layer in model._flatten_layers())
+    return all(layer.built for layer in layers.flatten_layers(model))
 
 
 def count_zeros(found):
@@ -194,8 +194,7 @@ def _is_row_of_tokens(shape):
 
 
 def _attribute_names(owner, value):
-    attributes = {**vars(owner), **vars(owner).get("_modules", {})}  # torch keeps layers there.
-    return [name for name, own in attributes.items() if own is value]
+    return [name for name, own in layers.attributes(owner).items() if own is value]
 
 
 def names_its_weights(layer):

@@ -4,8 +4,8 @@ import dataclasses
 
 import keras
 import numpy as np
-from keras.src.ops.symbolic_arguments import SymbolicArguments
 
+from kprune._keras.graph import symbolic_arguments
 from kprune.structured.probe import Prober
 from kprune.structured.reasons import Unsafe
 from kprune.structured.tensors import Tensor
@@ -239,7 +239,7 @@ class Call:
             axes = axes[::-1]
         operation = keras.layers.Activation(function)
         values = keras.KerasTensor((None, *shape[1:]))
-        arguments = SymbolicArguments(values)
+        arguments = symbolic_arguments(values)
         tensor = Tensor(shape, "float32")
         try:
             Prober(self.labels).follow(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kprune._keras.layers import flatten_layers
 from kprune.graphs.flops import operation_flops
 
 
@@ -22,7 +23,7 @@ def calibrate(graph):
     """
     counted = operation_flops(graph.model, graph.free_dim)
     for record in graph.layers.values():
-        found = sum(counted.get(id(part), 0) for part in record.layer._flatten_layers())
+        found = sum(counted.get(id(part), 0) for part in flatten_layers(record.layer))
         uses = [use for use in record.uses.values() if use.applications]
         if not uses:  # A rule that does not say; what it calls a matrix is multiplied with.
             uses = [use for use in record.uses.values() if len(use.axes) > 1]

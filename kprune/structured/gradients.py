@@ -2,6 +2,7 @@
 
 import keras
 
+from kprune._keras.optimizers import trained_variables, variable_index
 from kprune._system.errors import first_line
 from kprune.structured.surgery import cut
 
@@ -23,7 +24,7 @@ class _Recorder(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         score = self._criterion(variable, gradient)
-        self.assign_add(self.sums[self._get_variable_index(variable)], score)
+        self.assign_add(self.sums[variable_index(self, variable)], score)
 
 
 def scores_on_data(graph, criterion, data, loss=None):
@@ -72,7 +73,7 @@ def scores_on_data(graph, criterion, data, loss=None):
         ) from error
     if not recorder.built:
         raise ValueError("`data` has no batch in it.")
-    sums = {id(v): s for v, s in zip(recorder._trainable_variables, recorder.sums)}
+    sums = {id(v): s for v, s in zip(trained_variables(recorder), recorder.sums)}
 
     def scores(variable):
         found = sums.get(id(places[id(variable)]))

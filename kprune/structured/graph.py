@@ -1,10 +1,9 @@
 """The channel graph: which channels of which variables stand or fall together."""
 
 import keras
-from keras.src.backend import compute_output_spec
-from keras.src.ops.core import WhileLoop
-from keras.src.ops.function import Function
 
+from kprune._keras.graph import operation_class
+from kprune._keras.layers import flatten_layers
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
 from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
@@ -88,7 +87,9 @@ class ChannelGraph:
             args, kwargs = node.arguments.fill_in(known)
             outputs = _specified(node.operation.compute_output_spec, args, kwargs)
             if any(None in output.shape[1:] for output in outputs):  # As EinsumDense is told to.
-                outputs = _specified(compute_output_spec, (node.operation.call, *args), kwargs)
+                outputs = _specified(
+                    keras.Operation.compute_output_spec, (node.operation, *args), kwargs
+                )
         return [Tensor((None, *output.shape[1:]), _dtype(output)) for output in outputs]
 
     def _step(self, node, tensors):
@@ -126,7 +127,7 @@ class ChannelGraph:
 
     def _note_variables(self, operation, arguments):
         taken = keras.tree.flatten((arguments.args, arguments.kwargs))
-        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        parts = flatten_layers(operation) if isinstance(operation, keras.Layer) else [operation]
         functions = [f for part in parts for f in own_functions(part).values()]
         for function in [*taken, *functions]:
             taken += captured(function)
@@ -201,9 +202,9 @@ def _unknown(operation):
         return _unknown(operation.layer)
     if isinstance(operation, keras.layers.Lambda):
         return "a Lambda layer may do anything"
-    if isinstance(operation, Function):
+    if isinstance(operation, keras.Function):
         return f"{kind.__name__} overrides `call`"
-    if isinstance(operation, WhileLoop):
+    if isinstance(operation, operation_class("WhileLoop")):
         return "how often it runs may depend on the channels"
     if kind.__module__.partition(".")[0] != "keras":
         return "a custom layer without a rule (see kprune.structured.register_channel_rule)"

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune._keras.layers import takes_training
 from kprune._system.errors import first_line
 from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
 
@@ -93,7 +94,7 @@ class _Run:
             args, kwargs = node.arguments.fill_in(dict(zip(map(id, tensors), given)))
             return self._walk(graph_of(operation), in_order(operation, args, kwargs))
         args, kwargs = node.arguments.fill_in({id(t): g.value for t, g in zip(tensors, given)})
-        if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+        if takes_training(operation):
             kwargs = {**kwargs, "training": False}
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         record = self._graph.layers.get(id(operation))

@@ -2,7 +2,9 @@
 
 import keras
 import numpy as np
-from keras.src.ops import numpy as keras_numpy
+
+from kprune._keras.graph import operation_class
+from kprune._keras.layers import takes_training
 
 
 def resized(operation, args, kwargs, inputs, outputs):
@@ -82,16 +84,16 @@ def _narrowed(key, rank, axis, kept):
 
 _CHANGES = {
     keras.layers.Reshape: lambda *call: _reshape("target_shape", *call),
-    keras_numpy.Reshape: lambda *call: _reshape("newshape", *call),
-    keras_numpy.BroadcastTo: lambda *call: _reshape("shape", *call),
-    keras_numpy.Split: _split,
-    keras_numpy.GetItem: _get_item,
+    operation_class("Reshape"): lambda *call: _reshape("newshape", *call),
+    operation_class("BroadcastTo"): lambda *call: _reshape("shape", *call),
+    operation_class("Split"): _split,
+    operation_class("GetItem"): _get_item,
 }
 
 
 def call(operation, args, kwargs):
     """Call an operation for inference; return its outputs as a flat list of arrays."""
-    if isinstance(operation, keras.Layer) and operation._call_has_training_arg:
+    if takes_training(operation):
         kwargs = {**kwargs, "training": False}
     outputs = keras.tree.flatten(operation(*args, **kwargs))
     return [np.asarray(keras.ops.convert_to_numpy(output)) for output in outputs]

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kprune._keras.layers import flatten_layers
+
 
 def recalibrate_batchnorm(model, data, batch_size=64, batches=None):
     """Measure the statistics of the model's batch normalizations anew, in place.
@@ -34,7 +36,7 @@ def recalibrate_batchnorm(model, data, batch_size=64, batches=None):
     """
     norms = [
         layer
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]
     if not norms:

@@ -6,6 +6,9 @@ import warnings
 import keras
 import numpy as np
 
+from kprune._keras.graph import producer, unconnected
+from kprune._keras.layers import copy_own_trainable, flatten_layers, own_variables, sublayers
+from kprune._keras.tracking import replace_part
 from kprune.graphs import captures, rebuild
 from kprune.graphs.identity import own_functions
 from kprune.graphs.walk import graph_of, is_graph, nodes
@@ -73,7 +76,7 @@ class _Surgeon:
         """Build a Sequential or functional model anew from its graph."""
         build = self._sequential if isinstance(model, keras.Sequential) else self._functional
         new = build(model)
-        new._trainable = model._trainable  # The layers inside have their own.
+        copy_own_trainable(model, new)  # The layers inside have their own.
         return new
 
     def _sequential(self, model):
@@ -86,7 +89,7 @@ class _Surgeon:
         return keras.Sequential(new_layers, name=model.name)
 
     def _functional(self, model):
-        inputs = keras.tree.map_structure(self._inputs, model._inputs_struct)
+        inputs = keras.tree.map_structure(self._inputs, model.input)
         tensors = dict(zip(map(id, model.inputs), keras.tree.flatten(inputs)))
         for node in nodes(model):
             args, kwargs = keras.tree.map_structure(self._argument, node.arguments.fill_in(tensors))
@@ -94,11 +97,11 @@ class _Surgeon:
             outputs = keras.tree.flatten(operation(*args, **kwargs))
             tensors.update(zip(map(id, node.outputs), outputs))
         outputs = [tensors[id(tensor)] for tensor in model.outputs]
-        outputs = keras.tree.pack_sequence_as(model._outputs_struct, outputs)
+        outputs = keras.tree.pack_sequence_as(model.output, outputs)
         return keras.Model(inputs, outputs, name=model.name)
 
     def _inputs(self, tensor):
-        layer = tensor._keras_history.operation
+        layer = producer(tensor)
         shape, (axis, kept) = list(tensor.shape), self._channels(tensor)
         if axis is not None:
             shape[axis] = int(kept.sum())
@@ -164,7 +167,7 @@ class _Surgeon:
 
     def _rebind(self, operation):
         """Have the functions of a new operation refer to new layers and variables."""
-        parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+        parts = flatten_layers(operation) if isinstance(operation, keras.Layer) else [operation]
         for part in parts:
             for name, function in own_functions(part).items():
                 vars(part)[name] = captures.rebound(function, self._new_of)
@@ -173,7 +176,7 @@ class _Surgeon:
         if is_graph(operation):
             return self._rebuilt(operation)
         if not isinstance(operation, keras.Layer):
-            new = rebuild.rebuilt_operation(operation)
+            new = unconnected(operation)
             self._rebind(new)
             return new
         record = self._graph.layers.get(id(operation))
@@ -194,19 +197,19 @@ class _Surgeon:
 
     def _share_parts(self, layer, new):
         """What several layers have inside them is the same one in the new layers."""
-        for old, part in list(zip(layer._layers, new._layers)):
+        for old, part in zip(sublayers(layer), sublayers(new)):
             if id(old) not in self._shared:
                 self._share_parts(old, part)
             elif self._new.setdefault(id(old), part) is not part:
-                rebuild.replace(new, part, self._new[id(old)])
+                replace_part(new, part, self._new[id(old)])
 
     def _share_variables(self, layer):
         """A variable of several layers is one in the new layers, too."""
         for old, part in rebuild.pairs(layer, self._new[id(layer)]):
-            for variable, new in zip(rebuild.own_variables(old), rebuild.own_variables(part)):
+            for variable, new in zip(own_variables(old), own_variables(part)):
                 known = self._variables.setdefault(id(variable), new)
                 if known is not new:
-                    rebuild.replace(part, new, known)
+                    replace_part(part, new, known)
 
     def _copy_weights(self, layer):
         """Give the new layer its weights; return those in which zeros are at risk."""
@@ -258,7 +261,7 @@ def _shared_parts(model):
                 visit(operation)
             elif isinstance(operation, keras.Layer) and id(operation) not in visited:
                 visited.add(id(operation))
-                parts = {id(part) for part in operation._flatten_layers()}
+                parts = {id(part) for part in flatten_layers(operation)}
                 shared.update(parts & seen)
                 seen.update(parts)
 

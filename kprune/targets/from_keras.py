@@ -8,7 +8,7 @@ layer, it is an operator of kind "other", which no sparse kernel works with.
 import keras
 import numpy as np
 
-from kprune.graphs.walk import functional
+from kprune.graphs.walk import functional, nodes
 from kprune.graphs.weights import weights_of
 from kprune.targets.graph import (
     BLOCK,
@@ -98,11 +98,8 @@ class _Reader:
         return self.ops
 
     def _walk(self, graph):
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                self._node(node.operation, node)
+        for node in nodes(graph):
+            self._node(node.operation, node)
 
     def _node(self, operation, node):
         inner = functional(operation) if isinstance(operation, keras.Model) else None

@@ -5,9 +5,8 @@ import dataclasses
 
 import keras
 from keras import ops
-from keras.src.utils import tracking
 
-from kprune._keras import backend, legacy_h5
+from kprune._keras import backend, legacy_h5, optimizers, tracking
 from kprune.graphs.weights import check_model, variable_weights, weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Uniform
@@ -124,18 +123,17 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _groups_by_name(self, variables):
         return selection.group(variable_weights(variables), self._default)
 
-    @tracking.no_automatic_dependency_tracking
+    @tracking.untracked
     def build(self, variables):
         """Make the masks of `variables`, and the wrapped optimizer's state."""
         if self.built:
             return
         if not self.base_optimizer.built:
             self.base_optimizer.build(variables)
-        self._trainable_variables = list(variables)
-        for i, variable in enumerate(self._trainable_variables):
-            self._trainable_variables_indices[self._var_key(variable)] = i
-        with backend.readable(self._trainable_variables) or contextlib.nullcontext():
-            self._groups = self._find_groups(self._trainable_variables)
+        optimizers.train(self, variables)
+        trained = optimizers.trained_variables(self)
+        with backend.readable(trained) or contextlib.nullcontext():
+            self._groups = self._find_groups(trained)
         self._find_groups = None  # It may hold the model, and the optimizer that was before.
         if len(self._groups) == 1:
             setting = self._groups[0].setting
@@ -145,7 +143,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
         self.built = True
-        scope = backend.readable(self._trainable_variables)
+        scope = backend.readable(trained)
         if scope is not None:
             with scope:
                 self.restore_masks()
@@ -178,7 +176,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             shape=variable.shape,
             initializer="ones",
             dtype="bool",
-            layout=getattr(variable, "_layout", None),
+            layout=optimizers.layout(variable),
             name=f"{variable.path.replace('/', '_')}_mask",
         )
 
@@ -216,7 +214,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             if not self.built:
                 with keras.name_scope(self.name):
                     self.build(trainable_variables)
-        variables = trainable_variables or self._trainable_variables
+        variables = trainable_variables or optimizers.trained_variables(self)
         # A sum is a new tensor; the counter itself may be updated in place.
         before = backend.read(self.iterations) + 0
         if any(group.setting.criterion.needs_gradient for group in self._groups):
@@ -238,22 +236,23 @@ class PruningOptimizer(keras.optimizers.Optimizer):
                 "To call `stateless_apply`, the optimizer must be built: call "
                 "`optimizer.build(model.trainable_variables)` first."
             )
+        trained = optimizers.trained_variables(self)
         base, masks = self.base_optimizer.variables, self._mask_variables()
         base_values = optimizer_variables[: len(base)]
         mask_values = optimizer_variables[len(base) :]
         with keras.StatelessScope(state_mapping=list(zip([*base, *masks], optimizer_variables))):
             before = backend.read(self.iterations)
-            masked = self._masked(grads, self._trainable_variables)
+            masked = self._masked(grads, trained)
         with held(ZEROS):
             trainable_variables, base_values = self.base_optimizer.stateless_apply(
                 base_values, masked, trainable_variables
             )
-        known = [*self._trainable_variables, *base, *masks]
+        known = [*trained, *base, *masks]
         values = [*trainable_variables, *base_values, *mask_values]
         with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
-            self._prune(before, list(grads), self._trainable_variables)
+            self._prune(before, list(grads), trained)
         return (
-            [scope.get_current_value(v) for v in self._trainable_variables],
+            [scope.get_current_value(v) for v in trained],
             [scope.get_current_value(v) for v in self.variables],
         )
 
@@ -284,11 +283,13 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _masked(self, grads, trainable_variables):
         """The gradients without those of masked weights."""
         masks = {
-            self._var_key(weight.variable): mask
+            optimizers.variable_key(self, weight.variable): mask
             for group, own in zip(self._groups, self._masks)
             for weight, mask in zip(group.weights, own)
         }
-        found = [masks.get(self._var_key(variable)) for variable in trainable_variables]
+        found = [
+            masks.get(optimizers.variable_key(self, variable)) for variable in trainable_variables
+        ]
         return [
             gradient if mask is None else backend.mask_gradient(gradient, backend.read(mask))
             for gradient, mask in zip(grads, found)
@@ -297,8 +298,12 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _gradients(self, group, grads, trainable_variables):
         if not group.setting.criterion.needs_gradient:
             return [None] * len(group.weights)
-        by_variable = dict(zip(map(self._var_key, trainable_variables), grads))
-        found = [by_variable.get(self._var_key(w.variable)) for w in group.weights]
+        keys = [optimizers.variable_key(self, variable) for variable in trainable_variables]
+        by_variable = dict(zip(keys, grads))
+        found = [
+            by_variable.get(optimizers.variable_key(self, weight.variable))
+            for weight in group.weights
+        ]
         for weight, gradient in zip(group.weights, found):
             if gradient is None:
                 raise ValueError(
@@ -310,9 +315,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         # So that weights swapped or overwritten with their averages are sparse, too.
         for optimizer in self._chain():
             if optimizer.use_ema:
-                averages = optimizer._model_variables_moving_average
-                index = optimizer._get_variable_index
-                found = [averages[index(v)] for v in variables]
+                found = optimizers.moving_averages(optimizer, variables)
                 pairs = [(a, m) for a, m in zip(found, masks) if a is not None]
                 backend.assign_masked([a for a, _ in pairs], [m for _, m in pairs])
 
@@ -390,7 +393,7 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def __dir__(self):
         # Keras saves the attributes that dir() lists: those of the wrapped optimizer,
         # under the wrapped optimizer's names, and not the wrapped optimizer as well.
-        own = set(super().__dir__()) - {"base_optimizer", "_tracker"}
+        own = set(super().__dir__()) - {"base_optimizer", tracking.TRACKER}
         return sorted(own | set(dir(self.base_optimizer)))
 
     def get_config(self):

@@ -2,6 +2,8 @@
 
 import keras
 
+from kprune._keras.layers import flatten_layers
+
 
 def optimizers_in(model):
     """Return the optimizers of a model and of the layers in it, each once, `compile`'s first.
@@ -30,7 +32,7 @@ def replace_optimizers(model, replacement):
         model: a `keras.Model`.
         replacement: function from an optimizer to one; it may be called again for the same one.
     """
-    for owner in model._flatten_layers():
+    for owner in flatten_layers(model):
         for name, value in list(vars(owner).items()):
             new = _replaced(value, replacement)
             if new is not value:

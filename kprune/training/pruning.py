@@ -8,6 +8,7 @@ from keras import ops
 
 from kprune._keras import backend
 from kprune._keras.fit import run_last
+from kprune._keras.optimizers import trained_variables
 from kprune.graphs.weights import check_model, is_built, sparsity_of, weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Uniform
@@ -83,7 +84,7 @@ class _Installing(keras.callbacks.Callback):
             for optimizer, _ in wrapped.values():
                 base = optimizer.base_optimizer
                 if base.built:
-                    optimizer.build(base._trainable_variables)
+                    optimizer.build(trained_variables(base))
                 elif len(wrapped) == 1 and is_built(model):
                     optimizer.build(model.trainable_variables)
                 # Else it is built in its first step, with what it trains.

@@ -1,18 +1,16 @@
 """Quantization-aware training: the forward pass computes as the 8-bit file will."""
 
-import functools
-
 import keras
 from keras import ops, tree
 
-from kprune._keras import backend
+from kprune._keras import backend, methods
+from kprune._keras.layers import flatten_layers, sublayers
 from kprune._keras.scope import ReplacedValues
 from kprune.graphs.weights import Weight, check_model, einsum_axes, is_built, weights_of
 from kprune.pruning import selection
 
 _WEIGHT_LEVELS = 127  # On either side of zero: 8 bits, symmetric, so that zero is exact.
 _ACTIVATION_LEVELS = 255
-_PATCHED = "_kprune_fake_quantized"
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 # Besides layers with kernels, what has an 8-bit kernel of its own: it rescales its inputs.
 _RESCALING = (
@@ -146,9 +144,9 @@ def _patch_layers(model, activations, layers):
         by_layer.setdefault(id(layer), (layer, []))[1].append(chosen)
     for layer, weights in by_layer.values():
         own = [weight for weight in weights if weight.variable is not None]
-        _patch(layer, "call", _Rounding(layer, own, inputs=activations))
+        methods.replace_method(layer, "call", _Rounding(layer, own, inputs=activations))
     for name in backend.steps_to_renew():
-        _patch(model, name, lambda step, *args, **kwargs: step(*args, **kwargs))
+        methods.replace_method(model, name, lambda step, *args, **kwargs: step(*args, **kwargs))
     backend.forget_compiled(model)
 
 
@@ -156,9 +154,7 @@ def remove_fake_quantization(model):
     """Let a model compute in float again; return whether it did not."""
     patched = _patched(model)
     for layer, name in patched:
-        own = vars(layer).pop(name).__wrapped__
-        if getattr(own, "__func__", None) is not getattr(type(layer), name):
-            vars(layer)[name] = own  # It had one of its own before.
+        methods.restore_method(layer, name)
     if patched:
         backend.forget_compiled(model)
     return bool(patched)
@@ -240,7 +236,7 @@ def _rescaling(model):
         seen.add(id(layer))
         if isinstance(layer, _RESCALING):
             found.append(Weight(None, layer, layer.name, parents=parents))
-        for child in layer._layers:
+        for child in sublayers(layer):
             visit(child, (*parents, child))
 
     visit(model, () if isinstance(model, keras.Model) else (model,))
@@ -268,22 +264,10 @@ def _channels(weight):
     return tuple(axis % rank for axis in axes)
 
 
-def _patch(layer, name, around):
-    """Replace a method of one object by `around(method, ...)`."""
-    own = getattr(layer, name)
-
-    @functools.wraps(own)
-    def patched(*args, **kwargs):
-        return around(own, *args, **kwargs)
-
-    setattr(patched, _PATCHED, True)
-    vars(layer)[name] = patched
-
-
 def _patched(model):
     return [
         (layer, name)
-        for layer in model._flatten_layers()
+        for layer in flatten_layers(model)
         for name in ("call", *backend.steps_to_renew())
-        if hasattr(vars(layer).get(name), _PATCHED)
+        if methods.is_replaced(layer, name)
     ]

@@ -5,6 +5,7 @@ import numbers
 import warnings
 
 from kprune._keras import backend
+from kprune._keras.optimizers import steps_made
 from kprune.pruning.schedules import PolynomialDecay
 from kprune.training.zeros import held_share, is_at
 
@@ -37,7 +38,7 @@ class Run:
         if batches is None or epochs is None:
             return
         accumulated = _accumulation(optimizer)
-        made = backend.to_int(_innermost(optimizer)._iterations)
+        made = backend.to_int(steps_made(_innermost(optimizer)))
         self.last = (made + (epochs - epoch) * batches) // accumulated
         earlier = epoch * batches // accumulated
         an_epoch = batches // accumulated

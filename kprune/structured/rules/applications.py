@@ -1,11 +1,10 @@
 """Layers that `keras.applications` defines for itself."""
 
-from keras.src.applications.convnext import LayerScale
-
+from kprune._keras.layers import layer_scale
 from kprune.structured.rules.registry import register_channel_rule
 
 
-@register_channel_rule(LayerScale)
+@register_channel_rule(layer_scale())
 def _layer_scale(call):
     channels = call.channels()
     if channels is not None:

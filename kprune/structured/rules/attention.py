@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from kprune._keras.layers import attention_axes, attention_gate
 from kprune.structured.rules.registry import register_channel_rule
 
 
@@ -24,8 +25,9 @@ def _attention(call):
         (layer.key_dense, key, scored, others),
         (layer.value_dense, value, valued, others),
     ]
-    if getattr(layer, "_use_gate", False):
-        projections.append((layer._gate_dense, query, valued, steps))
+    gate = attention_gate(layer)
+    if gate is not None:
+        projections.append((gate, query, valued, steps))
     for dense, tensor, size, positions in projections:
         made, taken = {1: heads, 2: size}, {0: call.channels_of(tensor)}
         call.use(dense.kernel, made, taken, applications=positions)
@@ -38,7 +40,7 @@ def _attention(call):
         out = None
     call.use(output.kernel, {2: out}, {0: heads, 1: valued}, applications=steps)
     call.use(output.bias, along={0: out})
-    pairs = steps * math.prod(key.shape[axis] for axis in layer._attention_axes)
+    pairs = steps * math.prod(key.shape[axis] for axis in attention_axes(layer))
     if len(call.output_shapes) > 1:
         call.freeze(heads, "its scores, which are returned, have an axis of heads")
     call.product({"heads": heads, "scores": scored}, pairs)

@@ -6,9 +6,8 @@ import dataclasses
 import keras
 import numpy as np
 from keras import ops
-from keras.src.utils import tracking
 
-from kprune._keras import backend, legacy_h5
+from kprune._keras import backend, legacy_h5, optimizers, tracking
 from kprune.training.at_risk import CLUSTERS, ZEROS, held
 from kprune.training.clustering.assignment import nearest, sums
 from kprune.training.optimizers import all_optimizers_in, replace_innermost
@@ -63,11 +62,11 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         config = {**optimizer.get_config(), "learning_rate": 0.0, "name": "centroids"}
         self._centroid_optimizer = type(optimizer).from_config(config)
         # On TensorFlow it would sum the gradients over replicas; they are summed when it gets them.
-        self._centroid_optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+        optimizers.keep_gradients(self._centroid_optimizer)
         if optimizer.built:
-            self.build(optimizer._trainable_variables)
+            self.build(optimizers.trained_variables(optimizer))
 
-    @tracking.no_automatic_dependency_tracking
+    @tracking.untracked
     def build(self, variables):
         """Build the wrapped optimizer on `variables`, and the clusters of those it trains."""
         if self.built:
@@ -75,9 +74,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         inner = self.inner_optimizer
         if not inner.built:
             inner.build(variables)
-        self._trainable_variables = list(variables)
-        for i, variable in enumerate(self._trainable_variables):
-            self._trainable_variables_indices[self._var_key(variable)] = i
+        optimizers.train(self, variables)
         trained = {id(variable) for variable in variables}
         own = [book for book in self._codebooks if id(book.variable) in trained]
         self._clusters = [_Clusters(self, book) for book in own]
@@ -90,10 +87,14 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         grads = list(grads)
         if not self.built:
             self.build(list(trainable_variables))
-        trained = self._trainable_variables if trainable_variables is None else trainable_variables
-        by_variable = dict(zip(map(self._var_key, trained), grads))
+        trained = trainable_variables
+        if trained is None:
+            trained = optimizers.trained_variables(self)
+        by_variable = dict(zip((optimizers.variable_key(self, v) for v in trained), grads))
         before = [backend.read(one.variable) + 0 for one in self._clusters]
-        found = [by_variable.get(self._var_key(one.variable)) for one in self._clusters]
+        found = [
+            by_variable.get(optimizers.variable_key(self, one.variable)) for one in self._clusters
+        ]
         # SGD's steps are as long as the gradients: of sums over thousands of members it diverges.
         mean = isinstance(self.inner_optimizer, keras.optimizers.SGD)
         of_centroids = [one.gradients(each, mean) for one, each in zip(self._clusters, found)]
@@ -104,7 +105,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             return
         moved = [backend.read(one.variable) for one in self._clusters]
         of_centroids = backend.sum_over_replicas(of_centroids, after=moved)
-        backend.assign_all([self._centroid_optimizer._learning_rate], [rate])
+        backend.assign_all([optimizers.learning_rate_variable(self._centroid_optimizer)], [rate])
         self._centroid_optimizer.apply(of_centroids, [one.centroids for one in self._clusters])
         updates = [
             pair
@@ -161,7 +162,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     def __dir__(self):
         # Keras saves the attributes that dir() lists: only those of the wrapped optimizer.
-        own = set(super().__dir__()) - {"inner_optimizer", "_centroid_optimizer", "_tracker"}
+        own = set(super().__dir__()) - {"inner_optimizer", "_centroid_optimizer", tracking.TRACKER}
         return sorted(own | set(dir(self.inner_optimizer)))
 
 
@@ -231,7 +232,10 @@ class _SavesPlain:
 
     def __call__(self, store):
         optimizer = self.optimizer
-        plain = [*optimizer._variables, *optimizer.inner_optimizer.inner_optimizer.variables]
+        plain = [
+            *optimizers.own_variables(optimizer),
+            *optimizer.inner_optimizer.inner_optimizer.variables,
+        ]
         for i, variable in enumerate(plain):
             store[str(i)] = ops.convert_to_numpy(variable)
 
@@ -253,7 +257,7 @@ class _Clusters:
             shape=value.shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(value, dtype),
             dtype=dtype,
-            layout=getattr(self.variable, "_layout", None) if of_weight else None,
+            layout=optimizers.layout(self.variable) if of_weight else None,
             name=f"{self.variable.path.replace('/', '_')}_{name}",
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from kprune._keras import backend
+from kprune._keras.layers import flatten_layers
 from kprune._keras.wrapper import ReplacingWrapper
 from kprune.graphs.weights import weights_of
 from kprune.training.clustering.assignment import nearest, sums
@@ -273,4 +274,4 @@ def clusterable_variables(layer):
 
 def clusters_in(layer):
     """Return the `ClusterWeights` in a layer or model, itself included."""
-    return [part for part in layer._flatten_layers() if isinstance(part, ClusterWeights)]
+    return [part for part in flatten_layers(layer) if isinstance(part, ClusterWeights)]

@@ -5,9 +5,15 @@ import warnings
 
 import keras
 from keras import ops
-from keras.src.utils.python_utils import is_default
 
 from kprune._keras import backend
+from kprune._keras.layers import (
+    flatten_layers,
+    has_own_build,
+    made_not_trainable,
+    made_trainable,
+    sublayers,
+)
 from kprune._keras.opening_h5 import to_keras_3
 from kprune._keras.scope import first_call_of_step
 from kprune._keras.wrapper import ReplacingWrapper
@@ -234,12 +240,12 @@ class PruneLowMagnitude(ReplacingWrapper):
     @property
     def variables(self):
         """The wrapped layer's variables, then masks, thresholds and step: TFMOT's order."""
-        return [*self.layer.variables, *self._non_trainable_variables]
+        return [*self.layer.variables, *made_not_trainable(self)]
 
     @property
     def weights(self):
         """As `variables`, without the state of random numbers."""
-        return [*self.layer.weights, *self._non_trainable_variables]
+        return [*self.layer.weights, *made_not_trainable(self)]
 
     def release(self):
         """Take from the wrapped layer what the wrapper has added to it."""
@@ -294,7 +300,7 @@ class _PrunableWeights:
 
 def wrappers_in(layer):
     """Return the `PruneLowMagnitude`s in a layer or model, itself included."""
-    return [part for part in layer._flatten_layers() if isinstance(part, PruneLowMagnitude)]
+    return [part for part in flatten_layers(layer) if isinstance(part, PruneLowMagnitude)]
 
 
 def weights_besides_masks(model):
@@ -325,7 +331,7 @@ def prunable_weights(layer):
 
 def weights_are_known(layer):
     """Whether the layer has all its weights: it is built, or never will have any."""
-    return is_built(layer) or (is_default(layer.build) and not layer._layers)
+    return is_built(layer) or not (has_own_build(layer) or sublayers(layer))
 
 
 def _is_depthwise(weight):
@@ -334,8 +340,8 @@ def _is_depthwise(weight):
 
 
 def _is_frozen(weight):
-    made_trainable = any(weight.variable is v for v in weight.layer._trainable_variables)
-    return weight.reason == FROZEN and made_trainable
+    was_trainable = any(weight.variable is v for v in made_trainable(weight.layer))
+    return weight.reason == FROZEN and was_trainable
 
 
 def _check_layer(layer):
