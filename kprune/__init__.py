@@ -6,8 +6,8 @@ each of which lists its names. TFMOT's names are in `kprune.tfmot`, and here as 
 """
 
 import importlib
-import warnings
 
+from kprune._system.deprecated import renamed as _renamed
 from kprune.compression import compress
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import benchmark, flops, sparsity
@@ -35,7 +35,7 @@ from kprune.training import (
     Pruning,
     PruningOptimizer,
     QuantizationAware,
-    WeightSharing,
+    WeightClustering,
     after_pruning,
     strip_pruning,
 )
@@ -70,7 +70,7 @@ __all__ = [
     "Taylor",
     "Uniform",
     "Unstructured",
-    "WeightSharing",
+    "WeightClustering",
     "after_pruning",
     "benchmark",
     "channel_groups",
@@ -98,7 +98,8 @@ _ROOMS = (
     "training",
 )
 
-# Where the names of 0.1 are now that are no longer here; they go on working for one release.
+# Where the names of 0.1 are now that are no longer here; they go on working for one release. Those
+# with a dot are of modules that are gone.
 _MOVED = {
     "Allocation": "kprune.pruning.Allocation",
     "BatchNormScale": "kprune.structured.BatchNormScale",
@@ -110,24 +111,30 @@ _MOVED = {
     "Pattern": "kprune.pruning.Pattern",
     "Slimming": "kprune.structured.Slimming",
     "Target": "kprune.targets.Target",
-    "clustering": "kprune.tfmot.clustering.keras",
+    "WeightSharing": "kprune.WeightClustering",
+    "clustering.CentroidInitialization": "kprune.CentroidInitialization",
+    "clustering.ClusterWeights": "kprune.training.ClusterWeights",
+    "clustering.ClusterableLayer": "kprune.training.ClusterableLayer",
+    "clustering.GradientAggregation": "kprune.training.GradientAggregation",
+    "clustering.cluster_scope": "kprune.cluster_scope",
+    "clustering.cluster_weights": "kprune.cluster_weights",
+    "clustering.strip_clustering": "kprune.strip_clustering",
     "compute_mask": "kprune.pruning.compute_mask",
+    "quantization.QuantizationAware": "kprune.QuantizationAware",
+    "quantization.fake_quantize": "kprune.training.fake_quantize",
+    "quantization.remove_fake_quantization": "kprune.training.remove_fake_quantization",
     "recalibrate_batchnorm": "kprune.structured.recalibrate_batchnorm",
     "register_channel_rule": "kprune.structured.register_channel_rule",
+    "sharing.WeightSharing": "kprune.WeightClustering",
+    "sharing.share_weights": "kprune.training.cluster_once",
 }
+_moved = _renamed(__name__, _MOVED)
 
 
 def __getattr__(name):
     if name in _ROOMS:
         return importlib.import_module(f"kprune.{name}")
-    if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    path = _MOVED[name]
-    warnings.warn(
-        f"kprune.{name} is deprecated and will go; use {path}.", DeprecationWarning, stacklevel=2
-    )
-    home, _, attribute = path.rpartition(".")
-    return getattr(importlib.import_module(home), attribute)
+    return _moved(name)
 
 
 def __dir__():

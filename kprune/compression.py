@@ -1,4 +1,4 @@
-"""The smallest file: pruning, then shared weights or 8 bits, then gzip."""
+"""The smallest file: pruning, then clustered weights or 8 bits, then gzip."""
 
 import dataclasses
 import gzip
@@ -19,11 +19,11 @@ from kprune.pruning.schedules import ConstantSparsity
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.training.clustering.callback import (
-    WeightSharing,
+    WeightClustering,
     check_clusters,
     chosen,
-    remove_sharing,
-    share_weights,
+    cluster_once,
+    remove_clustering,
 )
 from kprune.training.pruning import Pruning
 from kprune.training.quantization_aware import QuantizationAware
@@ -106,7 +106,7 @@ def compress(
 ):
     """Make the smallest file of a model: Deep Compression, in a `.tflite` that runs as it is.
 
-    The model is pruned, then its weights are shared (or, with `quantize`, trained for 8 bits),
+    The model is pruned, then its weights are clustered (or, with `quantize`, trained for 8 bits),
     and then exported; zeros and codes take few bits under gzip. Each stage trains the model that
     was passed, which then computes what the file does. A file that was gzipped runs when it is
     unpacked, and has run beside the Keras model before it gets its name.
@@ -131,13 +131,13 @@ def compress(
         pruning: how to prune it: a sparsity, a `Pruning` callback, or None where that is done, or
             not wanted. Needs `fit`.
         clusters: int in [1, 255], how many values other than zero each kernel may have; 16 by
-            default. See `WeightSharing`.
+            default. See `WeightClustering`.
         quantize: instead of `clusters`: `"int8"`, `"dynamic"`, `"int16x8"` or `"float16"`, as in
             `export_tflite`.
-        layers: with `clusters`, which layers; as of `WeightSharing`.
+        layers: with `clusters`, which layers; as of `WeightClustering`.
         fit: a function `fit(model, callbacks)` that trains the model with these callbacks. It is
-            called for pruning, and once more with `WeightSharing` (or, for 8 bits,
-            `QuantizationAware`). None for no training: weights are shared, or rounded, once.
+            called for pruning, and once more with `WeightClustering` (or, for 8 bits,
+            `QuantizationAware`). None for no training: weights are clustered, or rounded, once.
         representative_data: as in `export_tflite`.
         batch_size: as in `export_tflite`.
         inputs: as in `export_tflite`.
@@ -160,7 +160,7 @@ def compress(
     if find_pruning(model):
         model = strip_pruning(model)
     if quantize is None:
-        _share(model, clusters, layers, fit)
+        _cluster(model, clusters, layers, fit)
     elif fit is not None and quantize != "float16":
         _train(fit, model, [*_holding(model), QuantizationAware(quantize == "int8")])
         if find_pruning(model):
@@ -196,7 +196,7 @@ def _checked(model, path, pruning, clusters, quantize, layers, fit):
         raise ValueError(f"`quantize` must be one of {kinds}. Received: {quantize!r}")
     if quantize is not None and (clusters is not None or layers is not None):
         raise ValueError(
-            "Give `clusters` (and `layers`), to share weights, or `quantize`, not both. "
+            "Give `clusters` (and `layers`), to cluster weights, or `quantize`, not both. "
             f"Received: clusters={clusters!r}, layers={layers!r}, quantize={quantize!r}"
         )
     if fit is not None and not callable(fit):
@@ -240,14 +240,14 @@ def _train(fit, model, callbacks):
         )
 
 
-def _share(model, clusters, layers, fit):
+def _cluster(model, clusters, layers, fit):
     if fit is not None:
         try:
-            _train(fit, model, [WeightSharing(clusters, layers)])
+            _train(fit, model, [WeightClustering(clusters, layers)])
         finally:
-            remove_sharing(model)
+            remove_clustering(model)
     # Another callback may have put weights back that were not rounded yet.
-    share_weights(model, clusters, layers)
+    cluster_once(model, clusters, layers)
 
 
 def _holding(model):

@@ -5,10 +5,10 @@
 
 Each seed trains an MLP on the first training images, dense and with 80% of each kernel zero. From
 these weights on, each arm trains the same number of epochs with a few values in each kernel:
-`kprune.WeightSharing`, `kprune.cluster_weights`, and TFMOT's `cluster_weights`, on tf_keras, in a
-process of its own (`pip install 'kprune[tfmot]'`). Sparse, the values are those besides zero, and
-TFMOT's way is `preserve_sparsity` with one cluster more. The accuracies are those on all test
-images after the last epoch; `--validate` takes the last 10,000 training images instead.
+`kprune.WeightClustering`, `kprune.cluster_weights`, and TFMOT's `cluster_weights`, on tf_keras,
+each in a process of its own (`pip install 'kprune[tfmot]'`). Sparse, the values are those besides
+zero, and TFMOT's way is `preserve_sparsity` with one cluster more. The accuracies are those on all
+test images after the last epoch; `--validate` takes the last 10,000 training images instead.
 """
 
 import os
@@ -27,7 +27,7 @@ from _progress import progress
 
 BATCH, RATE = 128, 1e-3
 SPARSITY = 0.8
-DOORS = ("WeightSharing", "cluster_weights", "TFMOT")
+DOORS = ("WeightClustering", "cluster_weights", "TFMOT")
 _CHILD = "KPRUNE_CLUSTERING_CHILD"
 
 
@@ -79,8 +79,8 @@ def clustered(door, seed, weights, data, sparse, values, epochs, optimizer):
     keras.utils.set_random_seed(seed)
     model = build(keras, optimizer)
     model.set_weights(weights)
-    if door == "WeightSharing":
-        callbacks = [kprune.WeightSharing(values)]
+    if door == "WeightClustering":
+        callbacks = [kprune.WeightClustering(values)]
         model.fit(*data[0], BATCH, epochs, verbose=0, callbacks=callbacks)
     else:
         model = cluster(model, values + sparse, preserve_sparsity=sparse)

@@ -3,10 +3,10 @@
     python scripts/reproduce_compression.py --json out.json
     python scripts/reproduce_compression.py --model lenet-5 --seeds 1 --sparsity 0.97
 
-"Deep Compression" (Han, Mao and Dally, 2016) prunes these two networks, shares their weights and
+"Deep Compression" (Han, Mao and Dally, 2016) prunes these two networks, clusters their weights and
 Huffman-codes them: from 1,070 kB in float32 to 27 kB (40x) at 1.58% test error, and from 1,720 kB
 to 44 kB (39x) at 0.74%. Here, `kprune.compress` does, from initial weights: a network is pruned
-while it is trained, its weights are shared and trained on, and what is counted is the gzipped
+while it is trained, its weights are clustered and trained on, and what is counted is the gzipped
 `.tflite` file, all of it, against four bytes for each parameter. The error is the file's own: it
 is unpacked, and LiteRT runs it on the 10,000 test images. Recipes were chosen with `--validate`,
 which trains on the first 50,000 training images and reports the error on the other 10,000. One
@@ -45,7 +45,7 @@ class Recipe:
     sparsity: float
     clusters: int
     dropout: float
-    epochs: tuple  # of pruning, and of training with shared weights
+    epochs: tuple  # of pruning, and of training with clustered weights
     learning_rates: tuple = (2e-3, 2e-3)
     batch_size: int = 128
 
@@ -151,7 +151,7 @@ def main(
     sparsity: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
     clusters: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     epochs: Annotated[
-        tuple[int, int] | None, typer.Option(help="Of pruning and of sharing, instead.")
+        tuple[int, int] | None, typer.Option(help="Of pruning and of clustering, instead.")
     ] = None,
     validate: Annotated[bool, typer.Option(help="Leave the test images alone.")] = False,
     train_size: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,

@@ -9,7 +9,7 @@ import kprune
 from kprune.export import VerificationError
 from kprune.graphs.signature import describe
 from kprune.training import at_risk
-from kprune.training.clustering.callback import on_grid, share_weights
+from kprune.training.clustering.callback import cluster_once, on_grid
 from kprune.training.strip import find_pruning
 from tests.export.runtimes import run_tflite
 from tests.on_training import compiled, data, kernels, mlp, zeros
@@ -133,7 +133,7 @@ def untrained(model, callbacks):
         ("m.tflite", {"fit": "fit"}, TypeError, "fit='fit'"),
         ("m.tflite", {"batch_size": 0, "fit": untrained}, ValueError, "batch_size"),
         ("m.tflite", {"layers": "missing", "fit": untrained}, ValueError, "'missing'"),
-        ("m.tflite", {"fit": lambda model, callbacks: None}, ValueError, "WeightSharing"),
+        ("m.tflite", {"fit": lambda model, callbacks: None}, ValueError, "WeightClustering"),
         ("m.tflite.gz", {"fit": broken}, Unexpected, "in an epoch"),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_file_that_fails_verification_is_not_written(tmp_path):
 
 def test_codes_of_weights_that_are_shared_already_do_not_change(tmp_path):
     model = mlp()
-    share_weights(model, 8)
+    cluster_once(model, 8)
     before = kernels(model)
     kprune.compress(model, tmp_path / "m.tflite")
     for name, value in kernels(model).items():

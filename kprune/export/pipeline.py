@@ -194,7 +194,7 @@ def _stored_weights(model, constants):
 
 
 def _float_note(weights, quantize):
-    """Say which weights are not stored as codes: not shared, or inside a loop, or small."""
+    """Say which weights are not stored as codes: not clustered, or inside a loop, or small."""
     in_float = [weight.name for weight in weights if weight.dtype == "float32"]
     if quantize != "codebook" or not in_float:
         return []

@@ -115,10 +115,10 @@ def export_tflite(
 
             - `None`: float32.
             - `"float16"`: weights in 16 bits, arithmetic in float32. Half the size.
-            - `"codebook"`: weights that `WeightSharing` has shared as 8-bit codes, which LiteRT
-              turns into floats when it loads the file; arithmetic in float32, and the outputs are
-              those of `None`. A quarter, and the smallest under gzip: see `compress`. Stored
-              dense.
+            - `"codebook"`: weights that `WeightClustering` has clustered, as 8-bit codes, which
+              LiteRT turns into floats when it loads the file; arithmetic in float32, and the
+              outputs are those of `None`. A quarter, and the smallest under gzip: see
+              `compress`. Stored dense.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
             - `"int8"`: weights and activations in 8 bits; inputs and outputs stay float32. Needs
               `representative_data`.

@@ -112,9 +112,9 @@ def fake_quantize(model, activations=True, layers=None):
     Example:
 
     ```python
-    kprune.quantization.fake_quantize(model)
+    kprune.training.fake_quantize(model)
     model.evaluate(x_test, y_test)
-    kprune.quantization.remove_fake_quantization(model)
+    kprune.training.remove_fake_quantization(model)
     ```
 
     Args:

@@ -6,7 +6,7 @@ from kprune._keras import backend
 from kprune.graphs.replace import replace_layers
 from kprune.graphs.weights import check_model, count_zeros, weights_of
 from kprune.training.at_risk import watch_zeros
-from kprune.training.clustering.callback import remove_sharing
+from kprune.training.clustering.callback import remove_clustering
 from kprune.training.clustering.optimizer import is_clustered
 from kprune.training.optimizer import PruningOptimizer
 from kprune.training.optimizers import optimizers_in, replace_optimizers
@@ -31,7 +31,7 @@ def find_pruning(model):
     if is_fake_quantized(model):
         found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
     if is_clustered(model):
-        found.append(f"{model.name!r} shares weights (WeightSharing, in a `fit` cut short)")
+        found.append(f"{model.name!r} is being clustered (WeightClustering, in a `fit` cut short)")
     return found
 
 
@@ -72,7 +72,7 @@ def strip_pruning(model):
         stripped = [_unwrapped(layer) for layer in layers]
     else:
         check_model(model)
-        cut_short = [remove_fake_quantization(model), remove_sharing(model)]
+        cut_short = [remove_fake_quantization(model), remove_clustering(model)]
         if not any(cut_short) or find_pruning(model):
             _check_pruned([model], repr(model.name))
         sparse = sparse_variables(model)

@@ -34,7 +34,7 @@ for policy, criterion, built in (
     kprune.strip_pruning(model)
     if built:
         before = kernels(model)
-        model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightSharing(4)])
+        model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightClustering(4)])
         for name, value in kernels(model).items():
             assert not value[before[name] == 0].any()
             assert np.unique(value).size <= 5
@@ -115,7 +115,7 @@ model, (x, y) = compiled(mlp()), data()
 model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.9)])
 assert zeros(model) == expected_zeros(model, 0.9)
 before = kernels(model)
-model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightSharing(4)])
+model.fit(x, y, batch_size=16, verbose=0, callbacks=[kprune.WeightClustering(4)])
 for name, value in kernels(model).items():
     assert not value[before[name] == 0].any()
     assert len(set(value.ravel())) <= 5

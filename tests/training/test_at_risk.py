@@ -37,7 +37,7 @@ def test_it_is_said_once_until_the_model_is_pruned_again():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: kprune.WeightSharing(4), kprune.HoldZeros], ids=["sharing", "hold"]
+    "make", [lambda: kprune.WeightClustering(4), kprune.HoldZeros], ids=["clustering", "hold"]
 )
 def test_not_where_zeros_are_held_by_other_means(make):
     model = compiled(kprune.strip_pruning(pruned()))

@@ -1,4 +1,4 @@
-"""Shared weights in a `.tflite` file: 8-bit codes, which LiteRT turns into floats as it loads it.
+"""Clustered weights in a `.tflite` file: 8-bit codes, which LiteRT makes floats at loading.
 
 The arithmetic stays in float32, and so do the outputs: a code times its scale is the very float
 that the Keras model computes with. What is gained is the size, above all under gzip.
@@ -19,7 +19,7 @@ _CLOSE = 1e-6  # relative, of a kernel that a BatchNormalization was folded into
 
 
 def encode_shared(blob, model):
-    """Store the constants that hold shared weights as 8-bit codes.
+    """Store the constants that hold clustered weights as 8-bit codes.
 
     Args:
         blob: the bytes of a TFLite file in float32, stored dense.
@@ -56,18 +56,18 @@ def encode_shared(blob, model):
 def _nothing_to_store(model, kernels):
     if not kernels:
         return (
-            f"No weight of the model '{model.name}' is shared, so there is nothing to store as "
-            "codes: train it with kprune.WeightSharing(), or use kprune.compress."
+            f"No weight of the model '{model.name}' is clustered, so there is nothing to store as "
+            "codes: train it with kprune.WeightClustering(), or use kprune.compress."
         )
     if max(codes.size for codes in kernels) < SMALLEST_STORED:
         return (
-            f"The shared weights of the model '{model.name}' have fewer than {SMALLEST_STORED} "
+            f"The clustered weights of the model '{model.name}' have fewer than {SMALLEST_STORED} "
             "entries each, and would take more room as codes than they do in float32: leave "
             "quantize out, or use quantize='float16'."
         )
     return (
-        f"The converter has changed the shared weights of the model '{model.name}' so that they "
-        "are no longer shared in the file: use quantize='int8' or 'dynamic'."
+        f"The converter has changed the clustered weights of the model '{model.name}' so that they "
+        "are no longer clustered in the file: use quantize='int8' or 'dynamic'."
     )
 
 

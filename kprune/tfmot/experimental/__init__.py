@@ -6,6 +6,6 @@ __getattr__ = not_here(
     __name__,
     {
         "combine": "add kprune.Pruning(...) and kprune.QuantizationAware(), or "
-        "kprune.WeightSharing(...), to the callbacks of one `fit`."
+        "kprune.WeightClustering(...), to the callbacks of one `fit`."
     },
 )

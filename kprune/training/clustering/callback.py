@@ -1,4 +1,4 @@
-"""Weight sharing: each weight of a model takes a few values only, which are trained together."""
+"""Weight clustering: a kernel takes a few values only, which are trained together."""
 
 import numbers
 import warnings
@@ -22,8 +22,8 @@ SMALLEST_STORED = 256  # entries: in fewer, codes and their operator take more t
 _SAME_SHARE = 1e-3
 
 
-class WeightSharing(keras.callbacks.Callback):
-    """Shares weights during `model.fit`, the second stage of Deep Compression.
+class WeightClustering(keras.callbacks.Callback):
+    """Clusters weights during `model.fit`, the second stage of Deep Compression.
 
     At the start, the values other than zero of each kernel are sorted into clusters by k-means,
     and each becomes the centroid of its cluster. From then on the centroids are trained, by the
@@ -37,11 +37,11 @@ class WeightSharing(keras.callbacks.Callback):
     computes with. That file has codes of kernels with 256 entries or more; smaller ones are
     clustered, too, and a warning names them.
 
-    Prune first, and share in a `fit` of its own. Weights are shared after every step, so any
+    Prune first, and cluster in a `fit` of its own. Weights are clustered after every step, so any
     checkpoint is, whatever `EarlyStopping` restores too, and it is plain Keras. The float weights
     are not saved: training that is resumed goes on from the clusters. After `fit` nothing holds
     them: a later `fit` without this callback trains each weight by itself, and warns. A `fit` that
-    fails leaves the sharing in the model: the next `fit` with this callback begins again, and
+    fails leaves the clusters in the model: the next `fit` with this callback begins again, and
     `kprune.strip_pruning` takes it off. Every optimizer in the model's attributes is wrapped, for
     a `train_step` with several.
 
@@ -53,7 +53,7 @@ class WeightSharing(keras.callbacks.Callback):
     ```python
     model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(0.9)])
     model = kprune.strip_pruning(model)
-    model.fit(x, y, epochs=3, callbacks=[kprune.WeightSharing(16)])
+    model.fit(x, y, epochs=3, callbacks=[kprune.WeightClustering(16)])
     kprune.export_tflite(model, "model.tflite", quantize="codebook")
     ```
 
@@ -61,11 +61,11 @@ class WeightSharing(keras.callbacks.Callback):
         clusters: int in [1, 255], how many values other than zero each kernel may have; None
             for the layers only that the dict `layers` gives a number.
         layers: which layers, as in `Pruning`; all by default. In a dict the values are: None (not
-            shared), or a number of clusters. Layers that match none get `clusters`.
+            clustered), or a number of clusters. Layers that match none get `clusters`.
 
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: a model that is not
-            built, nothing to share, `layers` that matches nothing, weights that are NaN or
+            built, nothing to cluster, `layers` that matches nothing, weights that are NaN or
             infinite, pruning that is not done; the model is left as it was.
     """
 
@@ -76,7 +76,7 @@ class WeightSharing(keras.callbacks.Callback):
         self._installed = False
 
     def on_train_begin(self, logs=None):
-        remove_sharing(self.model)  # What an interrupted `fit` may have left.
+        remove_clustering(self.model)  # What an interrupted `fit` may have left.
         self._installed = False
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -108,44 +108,44 @@ class WeightSharing(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         model = self.model
-        remove_sharing(model)
+        remove_clustering(model)
         # Averages of an optimizer with `use_ema`, which are not clustered, may be in it.
-        share_weights(model, self.clusters, self.layers)
+        cluster_once(model, self.clusters, self.layers)
         watch(
             [weight.variable for weight, _ in chosen(model, self.clusters, self.layers)],
             CLUSTERS,
-            "This training moves weights apart that WeightSharing had clustered: pass "
-            "kprune.WeightSharing to this `fit`, too, or call kprune.strip_pruning(model) first "
+            "This training moves weights apart that WeightClustering had clustered: pass "
+            "kprune.WeightClustering to this `fit`, too, or call kprune.strip_pruning(model) first "
             "if that is what you want.",
         )
 
 
-def share_weights(model, clusters=16, layers=None):
-    """Share the weights of a model once, without training.
+def cluster_once(model, clusters=16, layers=None):
+    """Cluster the weights of a model once, without training.
 
-    Weights that are shared already, by as many clusters or fewer, keep their values, but for the
-    rounding to multiples of a scale that ends `WeightSharing`.
+    Weights that are clustered already, by as many clusters or fewer, keep their values, but for the
+    rounding to multiples of a scale that ends `WeightClustering`.
 
     Example:
 
     ```python
-    kprune.sharing.share_weights(model, clusters=64)
+    kprune.training.cluster_once(model, clusters=64)
     ```
 
     Args:
         model: a built `keras.Model`.
-        clusters: as of `WeightSharing`.
-        layers: as of `WeightSharing`.
+        clusters: as of `WeightClustering`.
+        layers: as of `WeightClustering`.
 
     Raises:
-        ValueError: as `WeightSharing`; the model is left as it was.
+        ValueError: as `WeightClustering`; the model is left as it was.
     """
     check_clusters(clusters, layers)
     for codebook in _codebooks(model, clusters, layers):
         codebook.variable.assign(codebook.on_grid())
 
 
-def remove_sharing(model):
+def remove_clustering(model):
     """Let the weights of a model be trained one by one again; return whether they were not."""
     for weight in weights_of(model):
         unwatch(weight.variable, CLUSTERS)
@@ -169,7 +169,7 @@ def check_clusters(clusters, layers=None):
             )
     if not any(value is not None for value in numbers_asked.values()):
         raise ValueError(
-            "Give a number of `clusters`, such as kprune.WeightSharing(16), or a dict `layers` "
+            "Give a number of `clusters`, such as kprune.WeightClustering(16), or a dict `layers` "
             f"with one. Received: clusters={clusters!r}, layers={layers!r}"
         )
 
@@ -198,7 +198,7 @@ def grid(values):
 
 
 def _codebooks(model, clusters, layers):
-    """Find the clusters of each weight that is to be shared."""
+    """Find the clusters of each weight that is to be clustered."""
     if not any(weight.is_kernel for weight in weights_of(model)):
         check_model(model)
     asked = chosen(model, clusters, layers)
@@ -216,10 +216,10 @@ def _codebooks(model, clusters, layers):
 
 
 def chosen(model, clusters, layers=None):
-    """Return the kernels to share, each with its number of clusters."""
+    """Return the kernels to cluster, each with its number of clusters."""
     kernels = [weight for weight in weights_of(model) if weight.is_kernel]
     if not kernels:
-        raise ValueError(f"The model {model.name!r} has no kernel whose weights could be shared.")
+        raise ValueError(f"The model {model.name!r} has no kernel that could be clustered.")
     if not isinstance(layers, dict):
         return [(weight, clusters) for weight in selection.choose(kernels, layers)]
     counts = {}
@@ -254,7 +254,7 @@ def _check_pruned(model):
         final = group.setting.final_sparsity
         if final is not None and pruned_share([group]) < final - _SAME_SHARE:
             raise ValueError(
-                f"The model {model.name!r} is still being pruned: share its weights in a `fit` "
+                f"The model {model.name!r} is still being pruned: cluster its weights in a `fit` "
                 "of its own, after that with kprune.Pruning. Received: "
                 f"{pruned_share([group]):.2%} zeros, to become {final:.2%}"
             )

@@ -304,7 +304,7 @@ class _Clusters:
 
 
 def round_to_grid(values, is_kept):
-    """Round a tensor to multiples of a scale, as `sharing.grid`, but that what is kept is not 0.
+    """Round a tensor to multiples of a scale, as `callback.grid`, but that what is kept is not 0.
 
     Args:
         values: float32 tensor.

@@ -86,7 +86,7 @@ def strip_clustering(model):
 
     A model that has none comes back as it is. To store its weights as 8-bit codes
     (`export_tflite(..., quantize="codebook")`), round them to a grid first, with
-    `kprune.sharing.share_weights(model, number_of_clusters)`.
+    `kprune.training.cluster_once(model, number_of_clusters)`.
 
     Example:
 

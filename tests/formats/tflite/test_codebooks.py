@@ -6,7 +6,7 @@ from keras import layers
 import kprune
 from kprune.formats import stored
 from kprune.formats.tflite import codebooks
-from kprune.training.clustering.callback import grid, share_weights
+from kprune.training.clustering.callback import cluster_once, grid
 from tests.export.runtimes import SKIP, fresh_inputs, needs_tensorflow, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
@@ -78,7 +78,7 @@ def sequences():
 )
 def test_the_file_holds_codes_and_computes_what_keras_does(tmp_path, make, in_float):
     model = pruned(make())
-    share_weights(model, 8)
+    cluster_once(model, 8)
     plain = kprune.export_tflite(model, tmp_path / "plain.tflite", sparse=False)
     report = kprune.export_tflite(model, tmp_path / "codes.tflite", quantize="codebook")
     assert report.max_rel_diff < 1e-4
@@ -104,7 +104,7 @@ def test_the_file_holds_codes_and_computes_what_keras_does(tmp_path, make, in_fl
 
 def test_codes_are_exactly_the_weights(tmp_path):
     model = pruned(dense_and_convolutions())
-    share_weights(model, 255)
+    cluster_once(model, 255)
     kprune.export_tflite(model, tmp_path / "m.tflite", quantize="codebook")
     constants = stored.tflite_constants((tmp_path / "m.tflite").read_bytes())
     found = {c.values.size: c for c in constants if c.dtype == "int8"}
@@ -117,7 +117,7 @@ def test_codes_are_exactly_the_weights(tmp_path):
 
 def test_weights_that_are_not_shared_stay_float(tmp_path):
     model = pruned(dense_and_convolutions())
-    share_weights(model, 8, layers="head")
+    cluster_once(model, 8, layers="head")
     report = kprune.export_tflite(model, tmp_path / "m.tflite", quantize="codebook")
     dtypes = {w.name.split("/")[-2]: w.dtype for w in report.weights}
     assert dtypes == {
@@ -141,7 +141,7 @@ def test_a_buffer_that_two_constants_share(tmp_path):
     shared = layers.Dense(20, name="shared")
     x = keras.Input((20,))
     model = pruned(keras.Model(x, shared(keras.ops.relu(shared(x)))))
-    share_weights(model, 8)
+    cluster_once(model, 8)
     report = kprune.export_tflite(model, tmp_path / "m.tflite", quantize="codebook")
     assert {w.dtype for w in report.weights} == {"int8"}
 
@@ -167,7 +167,7 @@ def test_channels_with_scales_of_either_sign_and_none():
 
 def test_weights_that_are_all_too_small_are_one_error_with_the_reason(tmp_path):
     model = keras.Sequential([keras.Input((8,)), layers.Dense(12), layers.Dense(8)])
-    share_weights(model, 8)
+    cluster_once(model, 8)
     with pytest.raises(
         kprune.export.ExportError, match=r"fewer than 256 entries each.*leave quantize out"
     ):

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.training import at_risk
-from kprune.training.clustering.callback import grid, on_grid, share_weights
+from kprune.training.clustering.callback import cluster_once, grid, on_grid
 from kprune.training.clustering.centroids import kmeans
 from kprune.training.strip import find_pruning
 from tests.on_training import backend, compiled, data, kernels, mlp
@@ -131,7 +131,7 @@ def test_weights_are_shared_after_every_epoch(policy, how):
     model, watch = pruned(mlp()), Watch()
     model.compile("adam", model.loss, **how)
     start = kernels(model)
-    history = fit(model, watch, kprune.WeightSharing(8))
+    history = fit(model, watch, kprune.WeightClustering(8))
     for found in watch.weights:
         assert_zeros_stay(start, found)
     assert all(0 < n <= 8 for found in watch.distinct for n in found.values())
@@ -157,7 +157,7 @@ def test_every_kind_of_optimizer(optimizer):
     model = pruned()
     model.compile(optimizer(), model.loss)
     before, watch = kernels(model), Watch()
-    fit(model, watch, kprune.WeightSharing(5))
+    fit(model, watch, kprune.WeightClustering(5))
     for found in [*watch.distinct, distinct(model)]:
         assert all(n <= 5 for n in found.values())
     for name, value in kernels(model).items():
@@ -191,25 +191,25 @@ def test_a_centroid_moves_by_the_sum_of_its_members_gradients_and_with_sgd_by_th
     look = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: seen.append(ops.convert_to_numpy(kernel.value).ravel())
     )
-    model.fit(x, y, epochs=1, verbose=0, callbacks=[kprune.WeightSharing(2), look])
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[kprune.WeightClustering(2), look])
     np.testing.assert_allclose(seen[0], expected, atol=0.46 / 254)
 
 
 def test_layers_say_which_and_how_many():
     model = pruned()
-    fit(model, kprune.WeightSharing(2, layers={"first": 3, "second": None}))
+    fit(model, kprune.WeightClustering(2, layers={"first": 3, "second": None}))
     found = distinct(model)
     assert found["head/kernel"] <= 2
     assert 1 < found["first/kernel"] <= 3
     assert found["second/kernel"] > 50
     model = pruned()
-    fit(model, kprune.WeightSharing(None, layers={"second": 4}))
+    fit(model, kprune.WeightClustering(None, layers={"second": 4}))
     found = distinct(model)
     assert found["second/kernel"] <= 4
     assert found["first/kernel"] > 100
     model = pruned()
     before = kernels(model)
-    share_weights(model, 4, layers="first")
+    cluster_once(model, 4, layers="first")
     np.testing.assert_array_equal(kernels(model)["second/kernel"], before["second/kernel"])
     assert distinct(model)["first/kernel"] == 4
 
@@ -217,7 +217,7 @@ def test_layers_say_which_and_how_many():
 def test_a_checkpoint_in_mid_training_is_shared_and_plain_keras(tmp_path):
     model = pruned()
     start, path = kernels(model), str(tmp_path / "{epoch}.keras")
-    fit(model, kprune.WeightSharing(6), keras.callbacks.ModelCheckpoint(path))
+    fit(model, kprune.WeightClustering(6), keras.callbacks.ModelCheckpoint(path))
     for epoch in (1, 2, 3):
         saved = keras.models.load_model(tmp_path / f"{epoch}.keras")
         assert all(n <= 6 for n in distinct(saved).values())
@@ -229,15 +229,15 @@ def test_a_checkpoint_in_mid_training_is_shared_and_plain_keras(tmp_path):
 
 def test_a_second_fit_goes_on_from_the_first():
     model, watch = pruned(), Watch()
-    fit(model, kprune.WeightSharing(6))
+    fit(model, kprune.WeightClustering(6))
     first = kernels(model)
-    fit(model, watch, kprune.WeightSharing(6), epochs=1)
+    fit(model, watch, kprune.WeightClustering(6), epochs=1)
     for name, value in watch.weights[0].items():
         pairs = {(a, b) for a, b in zip(first[name].ravel(), value.ravel())}
         assert len(pairs) == np.unique(first[name]).size  # the same clusters
-    share_weights(model, 6)
+    cluster_once(model, 6)
     once = kernels(model)
-    share_weights(model, 200)
+    cluster_once(model, 200)
     for name, value in kernels(model).items():
         np.testing.assert_array_equal(value, once[name])
 
@@ -246,7 +246,7 @@ def test_constraints_of_the_model_are_kept_and_come_back():
     model = pruned()
     limit = keras.constraints.MaxNorm(0.5)
     model.get_layer("first").kernel.constraint = limit
-    fit(model, kprune.WeightSharing(8))
+    fit(model, kprune.WeightClustering(8))
     assert constraints(model) == [limit] + [None] * 5
     norms = np.linalg.norm(kernels(model)["first/kernel"], axis=0)
     assert norms.max() < 1.2  # of clusters that are means over columns
@@ -261,15 +261,15 @@ def test_after_a_fit_that_failed():
     model, limit = pruned(), keras.constraints.MaxNorm(2.0)
     model.get_layer("first").kernel.constraint = limit
     with pytest.raises(KeyboardInterrupt):
-        fit(model, kprune.WeightSharing(4), Fails())
+        fit(model, kprune.WeightClustering(4), Fails())
     assert all(n <= 4 for n in distinct(model).values())
-    fit(model, kprune.WeightSharing(3))  # begins anew
+    fit(model, kprune.WeightClustering(3))  # begins anew
     assert all(n <= 3 for n in distinct(model).values())
     assert constraints(model) == [limit] + [None] * 5
     with pytest.raises(KeyboardInterrupt):
-        fit(model, kprune.WeightSharing(3), Fails())
+        fit(model, kprune.WeightClustering(3), Fails())
     (attached,) = find_pruning(model)
-    assert "WeightSharing" in attached
+    assert "WeightClustering" in attached
     assert kprune.strip_pruning(model) is model
     assert constraints(model) == [limit] + [None] * 5
     fit(model)
@@ -281,7 +281,7 @@ def test_early_stopping_that_restores_the_best_weights(first):
     model, watch = pruned(), Watch()
     model.compile(keras.optimizers.SGD(0.5), model.loss)  # The first epochs are the best.
     stop = keras.callbacks.EarlyStopping("loss", patience=2, restore_best_weights=True)
-    callbacks = [stop, kprune.WeightSharing(4)] if first else [kprune.WeightSharing(4), stop]
+    callbacks = [stop, kprune.WeightClustering(4)] if first else [kprune.WeightClustering(4), stop]
     fit(model, watch, *callbacks, epochs=8)
     assert all(n <= 4 for n in distinct(model).values())
     best = watch.weights[stop.best_epoch]
@@ -294,7 +294,7 @@ def test_entries_change_their_clusters_in_training():
     model = pruned()
     model.compile(keras.optimizers.Adam(0.01), model.loss)
     watch = Watch()
-    fit(model, watch, kprune.WeightSharing(3), epochs=4)
+    fit(model, watch, kprune.WeightClustering(3), epochs=4)
     first, last = (watch.weights[i]["first/kernel"] for i in (0, 3))
     pairs = {(a, b) for a, b in zip(first.ravel(), last.ravel())}
     assert len(pairs) > np.unique(first).size
@@ -302,14 +302,14 @@ def test_entries_change_their_clusters_in_training():
 
 def test_a_later_fit_without_it_says_that_values_move_apart():
     model = pruned()
-    fit(model, kprune.WeightSharing(4))
+    fit(model, kprune.WeightClustering(4))
     with pytest.warns(UserWarning, match="moves weights apart") as said:
         fit(model, epochs=2)
     assert len([w for w in said if "moves weights apart" in str(w.message)]) == 1
     assert distinct(model)["first/kernel"] > 4
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "This training moves")
-        fit(model, kprune.WeightSharing(4))
+        fit(model, kprune.WeightClustering(4))
         assert not find_pruning(model)
 
 
@@ -320,7 +320,7 @@ def test_kernels_too_small_to_be_stored_as_codes_are_named(only_small):
     model.add(layers.Dense(2, name="head"))
     compiled(model)
     with pytest.warns(UserWarning, match="256 entries") as said:
-        fit(model, kprune.WeightSharing(3))
+        fit(model, kprune.WeightClustering(3))
     (message,) = {str(w.message) for w in said if "entries" in str(w.message)}
     assert "head/kernel" in message
     assert ("No kernel has that many" in message) == ("first/kernel" in message) == only_small
@@ -370,7 +370,7 @@ def test_optimizers_of_a_train_step_and_a_layer_that_is_never_built():
     model.compile(*own)
     noise = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
     before = kernels(model)
-    model.fit(noise, epochs=3, verbose=0, callbacks=[watch, kprune.WeightSharing(5)])
+    model.fit(noise, epochs=3, verbose=0, callbacks=[watch, kprune.WeightClustering(5)])
     for found in [*watch.distinct, distinct(model)]:
         assert all(1 < n <= 5 for n in found.values())
         assert len(found) == 2
@@ -389,7 +389,7 @@ def test_every_kind_of_layer():
     model.layers[1].trainable = False
     model.compile("adam", model.loss)
     x = np.random.default_rng(0).integers(0, 30, (64, 6))
-    model.fit(x, x[:, 0] % 2, epochs=2, verbose=0, callbacks=[kprune.WeightSharing(7)])
+    model.fit(x, x[:, 0] % 2, epochs=2, verbose=0, callbacks=[kprune.WeightClustering(7)])
     shared = [v for v in model.weights if len(v.shape) > 1 and "bias" not in v.path]
     assert len(shared) == 9
     for variable in shared:
@@ -402,7 +402,7 @@ def test_shares_what_pruning_left():
     model = compiled(mlp())
     fit(model, kprune.Pruning(0.9))
     before = kernels(model)
-    fit(model, kprune.WeightSharing(8))  # still under the PruningOptimizer, which holds the zeros
+    fit(model, kprune.WeightClustering(8))  # still under the PruningOptimizer
     assert_zeros_stay(before, kernels(model))
     assert all(n <= 8 for n in distinct(model).values())
 
@@ -410,7 +410,7 @@ def test_shares_what_pruning_left():
 @pytest.mark.parametrize("first", [True, False])
 def test_pruning_at_the_same_time_is_refused(first):
     model = compiled(mlp())
-    both = [kprune.WeightSharing(8), kprune.Pruning(0.9)]
+    both = [kprune.WeightClustering(8), kprune.Pruning(0.9)]
     with pytest.raises(ValueError, match="still being pruned"):
         fit(model, *(both if first else reversed(both)))
 
@@ -428,18 +428,18 @@ def test_pruning_at_the_same_time_is_refused(first):
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        kprune.WeightSharing(**arguments)
+        kprune.WeightClustering(**arguments)
 
 
 def test_bad_models_are_left_as_they_were():
     with pytest.raises(ValueError, match="'missing'"):
-        fit(pruned(), kprune.WeightSharing(8, layers="missing"))
+        fit(pruned(), kprune.WeightClustering(8, layers="missing"))
     if backend() == "tensorflow":  # The others build a model before its first epoch.
         with pytest.raises(ValueError, match="not built"):
-            fit(compiled(mlp(built=False)), kprune.WeightSharing(8))
+            fit(compiled(mlp(built=False)), kprune.WeightClustering(8))
     flat = compiled(keras.Sequential([keras.Input((20,)), layers.LayerNormalization()]))
     with pytest.raises(ValueError, match="no kernel"):
-        fit(flat, kprune.WeightSharing(8))
+        fit(flat, kprune.WeightClustering(8))
     model = pruned()
     kernel = model.get_layer("second").kernel
     value = ops.convert_to_numpy(kernel.value).copy()
@@ -447,7 +447,7 @@ def test_bad_models_are_left_as_they_were():
     kernel.assign(value)
     before = kernels(model)
     with pytest.raises(ValueError, match=r"second.*NaN or infinite"):
-        fit(model, kprune.WeightSharing(8))
+        fit(model, kprune.WeightClustering(8))
     for name, after in kernels(model).items():
         np.testing.assert_array_equal(after, before[name])
     assert constraints(model) == [None] * 6
@@ -464,7 +464,7 @@ def test_saved_within_a_fit_the_file_has_the_plain_optimizer(tmp_path, policy, s
     keras.config.set_dtype_policy(policy)
     model, path = pruned(), tmp_path / f"m{suffix}"
     save = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.save(path))
-    fit(model, kprune.WeightSharing(5), save, epochs=1)
+    fit(model, kprune.WeightClustering(5), save, epochs=1)
     with kprune.prune_scope():  # Keras 3.15 alone cannot train on what it reads from an .h5 file.
         loaded = keras.models.load_model(path)
     assert type(loaded.optimizer) is type(model.optimizer)
