@@ -11,8 +11,8 @@ from kprune.graphs.signature import describe
 from kprune.training import at_risk
 from kprune.training.clustering.callback import cluster_once, on_grid
 from kprune.training.strip import find_pruning
-from tests.export.runtimes import run_tflite
-from tests.on_training import compiled, data, kernels, mlp, zeros
+from tests.helpers.runtimes import run_tflite
+from tests.helpers.training import compiled, data, kernels, mlp, zeros
 
 
 def fit(model, callbacks):

@@ -8,7 +8,7 @@ import pytest
 from keras.src.trainers import trainer
 
 import kprune
-from tests.on_training import backend
+from tests.helpers.training import backend
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"

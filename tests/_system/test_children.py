@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from kprune._system import children
+from tests.helpers.processes import gone, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="keepers are for POSIX")
 
@@ -33,27 +33,6 @@ with children.child([sys.executable, "-c", sys.argv[3]], folder=sys.argv[2]) as 
     print(process.pid, flush=True)
     process.wait()
 """
-
-
-def wait_until(condition):
-    """Poll with a generous deadline: machines that run tests are busy."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def gone(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    # A zombie that nobody waits for, as where process 1 does not, has ended, too.
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:  # It is gone now, or there is no /proc.
-        return Path("/proc/self/stat").exists()
-    return status == "Z"
 
 
 @pytest.fixture

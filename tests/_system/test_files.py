@@ -10,7 +10,7 @@ import pytest
 
 from kprune._system import files
 from kprune.export import ExportError, export_onnx
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 posix = pytest.mark.skipif(os.name != "posix", reason="links, modes and locks of POSIX")
 

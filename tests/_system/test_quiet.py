@@ -9,7 +9,7 @@ import keras
 import pytest
 
 from kprune._system.quiet import quiet
-from tests.export.runtimes import SKIP, needs_tensorflow
+from tests.helpers.runtimes import SKIP, needs_tensorflow
 
 
 def test_both_levels_are_captured_and_restored(capfd):

@@ -13,8 +13,8 @@ import pytest
 from kprune._system.quiet import quiet
 from kprune._system.workplace import workplace
 from kprune.export import export_tflite
-from tests.export.runtimes import SKIP, needs_tensorflow
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, needs_tensorflow
+from tests.helpers.zoo import ZOO
 
 
 def in_threads(*functions):

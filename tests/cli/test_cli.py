@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from kprune.cli import app
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 from keras import layers, ops
 
 from kprune.export import ExportError, export_onnx, export_tflite
-from tests.export.runtimes import (
+from tests.helpers.runtimes import (
     fresh_inputs,
     keras_outputs,
     needs_tensorflow,
@@ -19,7 +19,7 @@ from tests.export.runtimes import (
     run_onnx,
     run_tflite,
 )
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(
     not needs_tensorflow, reason="TensorFlow converts in the same process"

@@ -9,7 +9,7 @@ from keras import layers
 
 import kprune
 from kprune.export import ExportError, export_onnx, export_tflite
-from tests.export.runtimes import (
+from tests.helpers.runtimes import (
     SKIP,
     fresh_inputs,
     keras_outputs,
@@ -18,9 +18,9 @@ from tests.export.runtimes import (
     run_onnx,
     run_tflite,
 )
-from tests.on_training import compiled, mlp
-from tests.on_training import data as training_data
-from tests.zoo import ZOO
+from tests.helpers.training import compiled, mlp
+from tests.helpers.training import data as training_data
+from tests.helpers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

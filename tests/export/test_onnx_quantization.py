@@ -8,8 +8,8 @@ from keras import layers
 import kprune
 from kprune.export import ExportError, VerificationError, export_onnx, onnx_quantization
 from kprune.formats.onnx.constants import onnx_constants
-from tests.export.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_onnx
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_onnx
+from tests.helpers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

@@ -12,8 +12,8 @@ from kprune.graphs.sample_data import generate
 from kprune.graphs.signature import describe
 from kprune.graphs.weights import sparsity_of, weights_of
 from kprune.training import quantization_aware
-from tests.export.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_tflite
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_tflite
+from tests.helpers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

@@ -9,8 +9,8 @@ import pytest
 import kprune
 from kprune.export import ExportError, VerificationError, export_onnx, export_tflite, pipeline
 from kprune.export.convert import convert
-from tests.export.runtimes import SKIP, needs_tensorflow
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, needs_tensorflow
+from tests.helpers.zoo import ZOO
 
 EXPORTS = {"tflite": export_tflite, "onnx": export_onnx}
 each_format = pytest.mark.parametrize("format", EXPORTS)

@@ -8,8 +8,8 @@ from keras import layers
 import kprune
 from kprune.export import ExportError, export_tflite
 from kprune.formats import stored
-from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_tflite
-from tests.targets.graphs import depthwise, end, model, pointwise, stem, zero
+from tests.helpers.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_tflite
+from tests.helpers.target_graphs import depthwise, end, model, pointwise, stem, zero
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

@@ -8,7 +8,7 @@ from keras import layers
 from kprune.export import VerificationError, export_onnx, export_tflite
 from kprune.formats import stored
 from kprune.formats.features import Node, normalizing
-from tests.export.runtimes import SKIP, keras_outputs, needs_tensorflow, run_onnx, run_tflite
+from tests.helpers.runtimes import SKIP, keras_outputs, needs_tensorflow, run_onnx, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

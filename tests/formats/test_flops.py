@@ -3,7 +3,7 @@ import pytest
 from kprune.export import export_onnx, export_tflite
 from kprune.formats.flops import onnx_flops, tflite_flops
 from kprune.graphs import flops
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("onnx")

@@ -7,7 +7,7 @@ import pytest
 from keras import layers, ops
 
 from kprune.graphs import flops
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from tests.partly_built import Detector, Siamese, Wrapper, rows, text
-from tests.structured.masking import outputs, randomize
+from tests.helpers.masking import outputs, randomize
+from tests.helpers.partly_built import Detector, Siamese, Wrapper, rows, text
 
 MODELS = {
     "a layer that call does not use": (Detector, rows(6), 2 * (6 * 8 + 8 * 3)),

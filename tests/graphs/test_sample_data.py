@@ -7,7 +7,7 @@ from keras import layers
 
 from kprune.graphs import sample_data
 from kprune.graphs.signature import describe
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 def test_ids_stay_inside_the_vocabulary_that_reads_them():

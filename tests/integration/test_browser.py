@@ -5,9 +5,8 @@ import pytest
 
 import kprune
 from kprune.measure import web
-from tests.browser import require_browser
-from tests.targets.graphs import GRAPHS, model
-from tests.targets.test_xnnpack import as_it_is
+from tests.helpers.browser import require_browser
+from tests.helpers.target_graphs import GRAPHS, as_it_is, model
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the files are the same on every backend"

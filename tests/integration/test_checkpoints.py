@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import kprune
-from tests.on_training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 
 WITHOUT_KPRUNE = """
 import sys, warnings

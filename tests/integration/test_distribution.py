@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from tests.on_training import backend
+from tests.helpers.training import backend
 
 MIRRORED = """
 import numpy as np, tensorflow as tf, keras, kprune
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 x, y = data()
 for policy, criterion, built in (
     ("float32", kprune.Magnitude(), False),
@@ -50,7 +50,7 @@ import os
 for name in "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS":  # Servers wait for each other.
     os.environ.pop(name, None)
 import socket, tensorflow as tf, keras, kprune
-from tests.training import compiled, data, expected_zeros, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, mlp, zeros
 def address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -109,7 +109,7 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 )
 import keras, kprune
-from tests.training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 keras.distribution.set_distribution(keras.distribution.DataParallel())
 model, (x, y) = compiled(mlp()), data()
 model.fit(x, y, batch_size=16, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.9)])

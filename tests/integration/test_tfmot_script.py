@@ -9,8 +9,8 @@ from keras import ops
 
 import kprune
 from kprune.training.wrappers.pruned import wrappers_in
-from tests import theirs
-from tests.on_training import backend
+from tests.helpers.reference import tfmot
+from tests.helpers.training import backend
 
 # TFMOT's guide "Pruning in Keras example", on fewer images in smaller batches; `sparsity` is either
 # tensorflow_model_optimization.sparsity.keras with tf_keras, or kprune with keras.
@@ -136,7 +136,7 @@ def zeros(model):
 def reference():
     if backend() != "tensorflow":
         pytest.skip("TFMOT runs on TensorFlow")
-    return theirs.tfmot().sparsity.keras, pytest.importorskip("tf_keras")
+    return tfmot().sparsity.keras, pytest.importorskip("tf_keras")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 @pytest.fixture(scope="session")

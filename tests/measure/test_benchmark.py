@@ -9,8 +9,8 @@ import pytest
 from kprune.export import export_onnx, export_tflite
 from kprune.graphs import flops
 from kprune.measure import benchmark, size, web, worker
-from tests.hostile import endless, onnx_file
-from tests.zoo import ZOO
+from tests.helpers.hostile import endless, onnx_file
+from tests.helpers.zoo import ZOO
 
 QUICK = {"rounds": 3, "warmup": 1}
 

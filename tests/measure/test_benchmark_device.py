@@ -15,8 +15,8 @@ import pytest
 
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import FileBenchmark, benchmark
-from tests.hostile import endless, onnx_file
-from tests.zoo import ZOO
+from tests.helpers.hostile import endless, onnx_file
+from tests.helpers.zoo import ZOO
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests._system.test_children import gone, wait_until
+from tests.helpers.processes import gone, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="keepers are for POSIX")
 

@@ -7,7 +7,7 @@ from keras import layers
 
 import kprune
 from kprune.measure import sparsity
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 def zero_some(variable, zeros, seed=0):

@@ -19,9 +19,9 @@ from kprune._system.quiet import quiet
 from kprune.export import export_tflite
 from kprune.measure import web
 from kprune.runtimes.litertjs import browser
-from tests.browser import require_browser
-from tests.mobilenet import mobilenet
-from tests.zoo import ZOO
+from tests.helpers.browser import require_browser
+from tests.helpers.mobilenet import mobilenet
+from tests.helpers.zoo import ZOO
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="the files are the same on every backend"

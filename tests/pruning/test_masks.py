@@ -8,7 +8,7 @@ from keras import ops
 
 from kprune.pruning.masks import compute_mask, lowest_pruned
 from kprune.pruning.patterns import NM, Block, Unstructured
-from tests.theirs import tfmot
+from tests.helpers.reference import tfmot
 
 # Eager JAX compiles every operation for every shape.
 FAST = settings(max_examples=8 if keras.backend.backend() == "jax" else 40)

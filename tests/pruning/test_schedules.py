@@ -7,7 +7,7 @@ from keras import ops
 
 import kprune
 from kprune.pruning.schedules import check_schedule, check_sparsity
-from tests import theirs as reference
+from tests.helpers import reference
 
 FAST = settings(max_examples=50)
 

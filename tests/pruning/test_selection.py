@@ -7,7 +7,7 @@ import kprune
 from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning import selection
 from kprune.pruning.groups import Setting
-from tests.on_training import compiled
+from tests.helpers.training import compiled
 
 
 def prunable(layer):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kprune.export import VerificationError
 from kprune.runtimes import verification
-from tests.zoo import ZOO
+from tests.helpers.zoo import ZOO
 
 
 def difference(reference, output, class_scores=False):

@@ -8,8 +8,8 @@ from keras import layers, ops
 import kprune
 from kprune.structured.budget import fit_measured
 from kprune.structured.rules import registry
-from tests.structured.masking import outputs, random_inputs, randomize
-from tests.structured.topologies import TOPOLOGIES
+from tests.helpers.masking import outputs, random_inputs, randomize
+from tests.helpers.topologies import TOPOLOGIES
 
 
 def _recurrent():

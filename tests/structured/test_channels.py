@@ -8,7 +8,7 @@ from keras import layers, ops
 import kprune
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups
-from tests.structured.masking import outputs
+from tests.helpers.masking import outputs
 
 _LOSS = {"from_logits": True}
 

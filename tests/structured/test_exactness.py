@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from kprune.structured.surgery import cut
-from tests.structured.masking import (
+from tests.helpers.masking import (
     choose,
     gone_of,
     graph_and_groups,
@@ -18,7 +18,7 @@ from tests.structured.masking import (
     random_inputs,
     randomize,
 )
-from tests.structured.topologies import FROZEN, TOPOLOGIES
+from tests.helpers.topologies import FROZEN, TOPOLOGIES
 
 # Eager JAX compiles every operation for every shape.
 _EXAMPLES = 1 if keras.backend.backend() == "jax" else 3

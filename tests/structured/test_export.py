@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import kprune
-from tests.structured.masking import outputs, randomize
-from tests.structured.topologies import TOPOLOGIES
+from tests.helpers.masking import outputs, randomize
+from tests.helpers.topologies import TOPOLOGIES
 
 pytest.importorskip("tensorflow")
 if keras.backend.backend() != "tensorflow":

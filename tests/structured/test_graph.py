@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.structured.rules import registry
-from tests.structured.masking import (
+from tests.helpers.masking import (
     choose,
     gone_of,
     graph_and_groups,
@@ -18,7 +18,7 @@ from tests.structured.masking import (
     random_inputs,
     randomize,
 )
-from tests.structured.topologies import TOPOLOGIES
+from tests.helpers.topologies import TOPOLOGIES
 
 
 @keras.saving.register_keras_serializable(package="structured_tests")

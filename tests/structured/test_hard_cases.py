@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.structured.surgery import cut
-from tests.structured.masking import (
+from tests.helpers.masking import (
     choose,
     gone_of,
     graph_and_groups,

@@ -6,8 +6,8 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from tests.structured.masking import outputs, random_inputs, randomize
-from tests.structured.topologies import TOPOLOGIES
+from tests.helpers.masking import outputs, random_inputs, randomize
+from tests.helpers.topologies import TOPOLOGIES
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from keras import layers
 
 import kprune
 from kprune.structured.surgery import cut
-from tests.structured.masking import (
+from tests.helpers.masking import (
     choose,
     gone_of,
     graph_and_groups,
@@ -16,7 +16,7 @@ from tests.structured.masking import (
     random_inputs,
     randomize,
 )
-from tests.structured.topologies import TOPOLOGIES
+from tests.helpers.topologies import TOPOLOGIES
 
 
 def _zero(variable, channels):

@@ -16,10 +16,9 @@ import kprune
 from kprune.cli import app
 from kprune.graphs.weights import weights_of
 from kprune.targets.target import TARGETS, get_target
-from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand
-from tests.targets.graphs import model, zero
-from tests.targets.test_xnnpack import as_it_is
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, needs_tensorflow, prune_by_hand
+from tests.helpers.target_graphs import as_it_is, model, zero
+from tests.helpers.zoo import ZOO
 
 on_tensorflow = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

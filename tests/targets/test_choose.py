@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import kprune
-from tests.targets.graphs import depthwise, mean, model, pointwise, stem
+from tests.helpers.target_graphs import depthwise, mean, model, pointwise, stem
 
 _SCHEDULE = kprune.ConstantSparsity(0.75, begin_step=0, frequency=1)
 

@@ -17,7 +17,7 @@ from kprune.targets.rewrites import (
     skip_padding,
     symmetric_form,
 )
-from tests.targets.graphs import GRAPHS, model
+from tests.helpers.target_graphs import GRAPHS, model
 
 
 def outputs(built, x):

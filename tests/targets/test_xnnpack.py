@@ -1,17 +1,12 @@
 """The sparse path as foreseen, from models and from files; in the browser: tests/measure."""
 
-import functools
-
 import keras
 import pytest
 
 import kprune
-from kprune.export import transport
-from kprune.export.convert import Request
-from kprune.graphs.signature import describe
 from kprune.targets import from_keras, from_tflite, xnnpack
-from tests.export.runtimes import SKIP, needs_tensorflow
-from tests.targets.graphs import GRAPHS, model
+from tests.helpers.runtimes import SKIP, needs_tensorflow
+from tests.helpers.target_graphs import GRAPHS, as_it_is, model
 
 _EFFECTS = {"wrong": xnnpack.WRONG, "fails": xnnpack.FAILS}
 
@@ -22,15 +17,6 @@ def fate(graph):
     if xnnpack.FAILS in effects:
         return "fails"
     return "wrong" if effects else "fast" if changed else "dense"
-
-
-@functools.cache
-def as_it_is(name, sparse=True):
-    """Convert a model without any rewrite."""
-    built = model(name)
-    names = [f"output_{i}" for i in range(len(built.outputs))]
-    signature = describe(built).with_batch(1)
-    return transport.convert(built, Request("tflite", signature, names, sparse=sparse))
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -14,9 +14,10 @@ import kprune
 from kprune import tfmot
 from kprune.training.wrappers.clustered import ClusterWeights
 from kprune.training.wrappers.pruned import wrappers_in
-from tests import theirs
-from tests.on_training import backend, compiled, data, mlp
-from tests.on_training import zeros as zero_weights
+from tests.helpers import reference
+from tests.helpers.tensorboard import scalars
+from tests.helpers.training import backend, compiled, data, mlp
+from tests.helpers.training import zeros as zero_weights
 
 PAGE = Path(__file__).parents[2] / "docs" / "tfmot.md"
 NOW = kprune.ConstantSparsity(0.5, 0, frequency=1)
@@ -66,12 +67,12 @@ def test_what_is_not_here_says_what_to_use(module, name, here, _):
 def test_every_public_name_has_a_row():
     if backend() != "tensorflow":
         pytest.skip("TFMOT runs on TensorFlow")
-    reference = theirs.tfmot()
+    theirs = reference.tfmot()
     modules = {
-        "sparsity.keras": reference.sparsity.keras,
-        "clustering.keras": reference.clustering.keras,
-        "quantization.keras": reference.quantization.keras,
-        "experimental": reference.experimental,
+        "sparsity.keras": theirs.sparsity.keras,
+        "clustering.keras": theirs.clustering.keras,
+        "quantization.keras": theirs.quantization.keras,
+        "experimental": theirs.experimental,
     }
     public = {(m, name) for m, module in modules.items() for name in dir(module) if name[0] != "_"}
     assert public == {(module, name) for module, name, _, _ in rows()}
@@ -209,8 +210,6 @@ def test_d9_training_prunes_without_the_callback():
 
 def test_d10_summaries_have_the_weights_names(tmp_path):
     pytest.importorskip("tensorboard")
-    from tests.training.test_summaries import scalars
-
     model = compiled(tfmot.sparsity.keras.prune_low_magnitude(mlp(), NOW))
     x, y = data(16)
     summaries = tfmot.sparsity.keras.PruningSummaries(log_dir=str(tmp_path))

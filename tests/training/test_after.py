@@ -6,7 +6,7 @@ import pytest
 
 import kprune
 from kprune.training.requests import unmet
-from tests.on_training import backend, compiled, data, expected_zeros, mlp, zeros
+from tests.helpers.training import backend, compiled, data, expected_zeros, mlp, zeros
 
 
 class BestAt(keras.callbacks.Callback):

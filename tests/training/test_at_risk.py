@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 import kprune
-from tests.on_training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 
 
 def fit(model, *callbacks, epochs=2):

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from tests.on_training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 
 
 def fit(model, *callbacks, epochs=4):

@@ -4,7 +4,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from tests.on_training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 SCHEDULE = kprune.PolynomialDecay(0.2, 0.9, begin_step=2, end_step=12, frequency=3)
 

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.training.strip import find_pruning
-from tests.on_training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 pytestmark = pytest.mark.skipif(
     backend() == "jax", reason="Keras' train_step on JAX carries the state of one optimizer only"

@@ -11,8 +11,8 @@ import kprune
 from kprune.graphs.weights import weights_of
 from kprune.pruning import selection
 from kprune.training.run import derived_schedule
-from tests.on_training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
-from tests.partly_built import Detector, Siamese, Wrapper, rows, text
+from tests.helpers.partly_built import Detector, Siamese, Wrapper, rows, text
+from tests.helpers.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
 

@@ -11,8 +11,8 @@ from kprune._keras import backend
 from kprune.graphs.weights import weights_of
 from kprune.training import quantization_aware
 from kprune.training.strip import find_pruning
-from tests.on_training import compiled, data, expected_zeros, kernels, mlp, zeros
-from tests.zoo import ZOO
+from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
+from tests.helpers.zoo import ZOO
 
 # Their steps are no subnormal numbers, which some processors take for zero.
 FLOATS = st.floats(-100, 100, width=32).filter(lambda v: abs(v) > 1e-30) | st.just(0.0)

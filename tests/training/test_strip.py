@@ -7,8 +7,8 @@ import kprune
 from kprune.graphs.weights import weights_of
 from kprune.training.strip import find_pruning
 from kprune.training.wrappers.pruned import wrappers_in
-from tests.on_training import compiled, data, mlp
-from tests.training.wrappers.test_pruned import Block, Subclassed, numpy, zeros
+from tests.helpers.training import compiled, data, mlp
+from tests.helpers.wrapped import Block, Subclassed, numpy, zeros
 
 NOW = kprune.ConstantSparsity(0.6, 0, frequency=1)
 

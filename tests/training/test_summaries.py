@@ -6,27 +6,12 @@ import pytest
 
 import kprune
 from kprune.training.wrappers.pruned import wrappers_in
-from tests.on_training import backend, compiled, data, mlp
+from tests.helpers.tensorboard import scalars
+from tests.helpers.training import backend, compiled, data, mlp
 
 pytest.importorskip("tensorboard")
 
 SCHEDULE = kprune.PolynomialDecay(0.0, 0.8, begin_step=2, end_step=8, frequency=3)
-
-
-def scalars(folder):
-    """Tag -> list of (step, value) of a folder of event files."""
-    from tensorboard.backend.event_processing import event_accumulator
-    from tensorboard.util import tensor_util
-
-    events = event_accumulator.EventAccumulator(str(folder))
-    events.Reload()
-    found = {}
-    for tag in events.Tags()["tensors"]:
-        for event in events.Tensors(tag):
-            if event.tensor_proto.dtype == 1:  # Not the model's graph, a string.
-                value = float(tensor_util.make_ndarray(event.tensor_proto))
-                found.setdefault(tag, []).append((event.step, value))
-    return found
 
 
 def fit(model, *callbacks, **kwargs):

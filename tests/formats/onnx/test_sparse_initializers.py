@@ -16,8 +16,8 @@ from kprune.export.onnx import OnnxRuntime
 from kprune.formats.flops import onnx_flops
 from kprune.formats.onnx.sparse_initializers import densified, encode
 from kprune.measure.size import size
-from tests.export.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_onnx
-from tests.zoo import ZOO
+from tests.helpers.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_onnx
+from tests.helpers.zoo import ZOO
 
 on_tensorflow = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

@@ -7,7 +7,7 @@ import kprune
 from kprune.formats import stored
 from kprune.formats.tflite import codebooks
 from kprune.training.clustering.callback import cluster_once, grid
-from tests.export.runtimes import SKIP, fresh_inputs, needs_tensorflow, run_tflite
+from tests.helpers.runtimes import SKIP, fresh_inputs, needs_tensorflow, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 

@@ -13,7 +13,7 @@ from kprune.training import at_risk
 from kprune.training.clustering.callback import cluster_once, grid, on_grid
 from kprune.training.clustering.centroids import kmeans
 from kprune.training.strip import find_pruning
-from tests.on_training import backend, compiled, data, kernels, mlp
+from tests.helpers.training import backend, compiled, data, kernels, mlp
 
 floats = st.floats(-1e3, 1e3, width=32).filter(lambda v: v == 0 or abs(v) > 1e-6)
 arrays = npst.arrays("float32", st.integers(1, 80), elements=floats)

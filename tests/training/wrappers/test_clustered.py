@@ -13,7 +13,7 @@ from kprune.training.wrappers.clustered import (
     GradientAggregation,
     clusters_in,
 )
-from tests.on_training import compiled, data, kernels, mlp
+from tests.helpers.training import compiled, data, kernels, mlp
 
 
 def fit(model, epochs=2, **kwargs):

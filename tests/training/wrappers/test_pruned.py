@@ -8,49 +8,20 @@ from keras import layers, ops
 
 import kprune
 from kprune.training.wrappers.pruned import wrappers_in
-from tests.on_training import backend, compiled, data, mlp
-from tests.theirs import tfmot
-
-# 12 steps from 2 on are no multiple of 5: the last update is at the end nevertheless.
-SCHEDULE = kprune.PolynomialDecay(0.1, 0.8, begin_step=2, end_step=14, frequency=5)
-NOW = kprune.ConstantSparsity(0.6, 0, frequency=1)
-
-
-def numpy(value):
-    return ops.convert_to_numpy(ops.convert_to_tensor(value))
-
-
-def fit(model, *callbacks, steps=14, epochs=2, **kwargs):
-    x, y = data(16 * (steps // epochs))
-    return model.fit(
-        x, y, 16, epochs=epochs, verbose=0, shuffle=False, callbacks=list(callbacks), **kwargs
-    )
-
-
-def zeros(model):
-    """Zeros in the weights themselves, and in the masks, of every wrapped weight."""
-    return [
-        (int((numpy(weight) == 0).sum()), int((~numpy(mask)).sum()))
-        for wrapper in wrappers_in(model)
-        for weight, mask, _ in wrapper.pruning_vars
-    ]
-
-
-def expected_zeros(model, sparsity):
-    counts = [
-        round(sparsity * numpy(weight).size)
-        for wrapper in wrappers_in(model)
-        for weight, _, _ in wrapper.pruning_vars
-    ]
-    return [(count, count) for count in counts]
-
-
-def steps(model):
-    return {int(numpy(wrapper.pruning_step)) for wrapper in wrappers_in(model)}
-
-
-def wrapped_mlp(schedule=SCHEDULE, **kwargs):
-    return kprune.prune_low_magnitude(mlp(), pruning_schedule=schedule, **kwargs)
+from tests.helpers.reference import tfmot
+from tests.helpers.training import backend, compiled, data, mlp
+from tests.helpers.wrapped import (
+    NOW,
+    SCHEDULE,
+    Block,
+    Subclassed,
+    expected_zeros,
+    fit,
+    numpy,
+    steps,
+    wrapped_mlp,
+    zeros,
+)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
@@ -262,27 +233,6 @@ def test_a_shared_layer_makes_one_step():
     assert zeros(once) == expected_zeros(once, 0.6)
 
 
-@keras.saving.register_keras_serializable(package="tests")
-class Block(layers.Layer):
-    """Layers within a layer, with statistics, random numbers, and a loss of its own."""
-
-    def __init__(self, units=8, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.inside = layers.Dense(units)
-        self.norm = layers.BatchNormalization(momentum=0.5)
-        self.dropout = layers.Dropout(0.5)
-        self.outside = layers.Dense(units)
-
-    def call(self, inputs):
-        x = self.norm(self.inside(inputs))
-        self.add_loss(ops.mean(ops.square(x)))
-        return inputs + self.outside(self.dropout(x))
-
-    def get_config(self):
-        return {**super().get_config(), "units": self.units}
-
-
 def test_statistics_random_numbers_and_losses_pass_through():
     block = Block()
     inputs = keras.Input((8,))
@@ -352,26 +302,6 @@ def test_nested_and_shared_models():
     wrapped.compile("sgd", "mse")
     wrapped.fit(np.ones((8, 6)), np.ones((8, 2)), 4, verbose=0)
     assert steps(wrapped) == {2}
-
-
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.first = layers.Dense(8, activation="relu")
-        self.alias = self.first
-        self.stack = [layers.Dense(8), layers.Dropout(0.5), (layers.Dense(8),)]
-        self.heads = {"a": layers.Dense(2, name="head_a"), "b": layers.Dense(3)}
-        self.pair = (layers.LayerNormalization(), layers.Dense(8))
-        self.nested = keras.Sequential([layers.Dense(8), layers.ReLU()])
-
-    def call(self, inputs, training=None):
-        def through(x, *stack):
-            for layer in stack:
-                x = layer(x, training=training)  # On JAX, Keras does not do so by itself.
-            return x
-
-        x = through(inputs, self.first, *self.stack[:2], self.stack[2][0], *self.pair, self.nested)
-        return {name: through(x, head) for name, head in self.heads.items()}
 
 
 @pytest.mark.parametrize("built", [True, False], ids=["built", "not_built"])
@@ -788,7 +718,8 @@ MIRRORED = """
 import numpy as np, tensorflow as tf, keras, kprune
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.test_wrappers import *
+from tests.helpers.training import compiled
+from tests.helpers.wrapped import *
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     inputs = keras.Input((20,))

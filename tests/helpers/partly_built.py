@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.on_training import backend
+from tests.helpers.training import backend
 
 
 class Detector(keras.Model):

@@ -5,9 +5,15 @@ sparse and without rewrites, as seen in LiteRT.js 2.5.3: `"fast"`, `"dense"` (co
 `"wrong"` (outputs differ) or `"fails"` (it does not run).
 """
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers, ops
+
+from kprune.export import transport
+from kprune.export.convert import Request
+from kprune.graphs.signature import describe
 
 GRAPHS = {}
 CHANNELS = 24  # other than the height: see `product_with_mean_as_high_as_deep`
@@ -283,3 +289,12 @@ def nested(x):
     inputs = keras.Input((16, 16, CHANNELS))
     inner = keras.Model(inputs, pointwise(depthwise(inputs)), name="inner")
     return end(layers.Dropout(0.5)(inner(body(x))))
+
+
+@functools.cache
+def as_it_is(name, sparse=True):
+    """Convert a model without any rewrite."""
+    built = model(name)
+    names = [f"output_{i}" for i in range(len(built.outputs))]
+    signature = describe(built).with_batch(1)
+    return transport.convert(built, Request("tflite", signature, names, sparse=sparse))

@@ -6,7 +6,7 @@ import numpy as np
 from kprune.graphs.walk import graph_of
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups
-from tests.structured.topologies import VOCABULARY
+from tests.helpers.topologies import VOCABULARY
 
 
 def randomize(model, seed=0):
