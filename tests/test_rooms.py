@@ -59,3 +59,14 @@ def test_no_import_runs_upward(room):
         if module.startswith("kprune.") and module.split(".")[1] in above
     ]
     assert not upward, upward
+
+
+def test_only_one_room_knows_the_schema_of_tflite():
+    at_home = PACKAGE / "formats" / "tflite"
+    elsewhere = [
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if at_home not in path.parents
+        and ("schema_py_generated" in path.read_text() or "flatbuffer" in path.read_text())
+    ]
+    assert not elsewhere, elsewhere

@@ -18,10 +18,10 @@ def check(
 ):
     """Say layer by layer what a target can make of a model's zeros; exit 2 if it is not fit."""
     with plain_errors():
-        import kprune.export
+        import kprune.targets
 
         check_json(json)
-        report = kprune.export.check(file, target)
+        report = kprune.targets.check(file, target)
         show(report, json)
     if not report.ok:
         raise typer.Exit(2)

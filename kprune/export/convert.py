@@ -18,11 +18,8 @@ from kprune._keras.precision import float32_compute
 from kprune._system.errors import ExportError
 from kprune._system.replaced import replaced
 from kprune._system.workplace import LOCK, workplace
-from kprune.formats import features
+from kprune.formats.tflite.quantization import normalizing
 from kprune.graphs.signature import Signature, symbolic_inputs
-
-_SCALES = ("ADD", "SUB", "MUL", "DIV")
-_MOVES = ("CAST", "CONCATENATION", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE")
 
 
 @dataclasses.dataclass
@@ -107,7 +104,9 @@ def _set_options(converter, request):
 
 @contextlib.contextmanager
 def _normalizing_in_float():
-    """Let TFLite's quantizer leave in float32 what normalizes the inputs: see `features`.
+    """Let TFLite's quantizer leave in float32 what normalizes the inputs.
+
+    Why is in `formats.quantization`.
 
     The converter does not pass on that the quantizer can be told so.
     """
@@ -117,37 +116,11 @@ def _normalizing_in_float():
 
     def quantize(calibrated, *args, **kwargs):
         if threading.get_ident() == thread:
-            kwargs["denylisted_nodes"] = _normalizing(calibrated) or None
+            kwargs["denylisted_nodes"] = normalizing(calibrated) or None
         return original(calibrated, *args, **kwargs)
 
     with LOCK, replaced(lite, "_mlir_quantize", quantize):
         yield
-
-
-def _normalizing(blob):
-    from ai_edge_litert import schema_py_generated as schema
-
-    file = schema.ModelT.InitFromPackedBuf(blob)
-    graph, kinds = file.subgraphs[0], vars(schema.BuiltinOperator)
-    scaling, moving = ({kinds[name] for name in names} for names in (_SCALES, _MOVES))
-    nodes = []
-    for operator in graph.operators:
-        code = file.operatorCodes[operator.opcodeIndex]
-        code = max(code.builtinCode, code.deprecatedBuiltinCode)
-        values = {int(i): file.buffers[graph.tensors[i].buffer].data for i in operator.inputs}
-        constants = [data for data in values.values() if data is not None]
-        scales = code in scaling and len(constants) == 1
-        nodes.append(
-            features.Node(
-                name=graph.tensors[operator.outputs[0]].name.decode(),
-                scales=scales,
-                moves=code in moving,
-                by_feature=scales and len(np.unique(np.asarray(constants[0]).view("int32"))) > 1,
-                inputs=[i for i, data in values.items() if data is None],
-                outputs=[int(i) for i in operator.outputs],
-            )
-        )
-    return features.normalizing(nodes, [int(i) for i in graph.inputs])
 
 
 def _calibration_feed(request):

@@ -4,11 +4,12 @@ import dataclasses
 
 from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
-from kprune.export import onnx_quantization, transport
+from kprune.export import onnx_int8, transport
 from kprune.export.pipeline import Runtime, export
 from kprune.export.sparse_tflite import AUTO, Made
-from kprune.formats.onnx import sparse_initializers
+from kprune.formats.onnx import float16, sparse_initializers
 from kprune.formats.onnx.constants import onnx_constants
+from kprune.formats.onnx.quantization import left_in_float
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 NEWEST_OPSET = 18  # of tf2onnx
@@ -34,21 +35,25 @@ class OnnxRuntime(Runtime):
         made = Made(transport.convert(model, plain), model)
         if request.quantize:
             self.inspect(made.blob, plain)  # the quantizer will run it
-            made.blob = onnx_quantization.quantize(made.blob, request)
+            if request.quantize == "float16":
+                made.blob = float16.transform(made.blob)
+            else:
+                made.blob = onnx_int8.quantize(made.blob, request)
         if self.sparse:
             self._encode(made)
         return made
 
     def _encode(self, made):
-        blob, count, sparse, dense = sparse_initializers.encode(made.blob)
-        problem = None if count else "no weight would take fewer bytes"
-        if count:
+        blob = sparse_initializers.transform(made.blob)
+        problem = "no weight would take fewer bytes" if blob is made.blob else None
+        if problem is None:
             try:
                 with quiet():
                     self.load(blob)
             except Exception as error:
                 problem = f"ONNX Runtime does not load the file: {type(error).__name__}: {error}"
         if problem is None:
+            count, sparse, dense = sparse_initializers.saved(made.blob, blob)
             made.blob = blob
             made.notes.append(
                 f"{count} constants are stored sparse, in {sparse:,} bytes instead of {dense:,}: "
@@ -98,7 +103,7 @@ def _quantization_notes(blob, quantize):
     notes = []
     if quantize == "int8":
         notes.append("inputs and outputs stay float32; the file quantizes them itself")
-    in_float = onnx_quantization.left_in_float(blob) if quantize else []
+    in_float = left_in_float(blob) if quantize else []
     if "Loop" in in_float:
         in_float.remove("Loop")
         notes.append(
@@ -214,10 +219,10 @@ def export_onnx(
             "quantize='int8' needs `representative_data`: some hundred samples of what the model "
             "will see, to find the ranges of its activations."
         )
-    if quantize in ("dynamic", "int8") and opset < onnx_quantization.OPSET_FOR_INTEGERS:
+    if quantize in ("dynamic", "int8") and opset < onnx_int8.OPSET_FOR_INTEGERS:
         raise ValueError(
             f"quantize={quantize!r} needs an opset of at least "
-            f"{onnx_quantization.OPSET_FOR_INTEGERS}. Received: opset={opset}"
+            f"{onnx_int8.OPSET_FOR_INTEGERS}. Received: opset={opset}"
         )
     return export(
         model,

@@ -18,8 +18,8 @@ from kprune.export import checks, transport
 from kprune.export.convert import Request
 from kprune.export.report import ExportReport
 from kprune.export.sparse_tflite import Made
-from kprune.formats import features
-from kprune.formats.stored import stored_weights
+from kprune.formats.quantization import too_different
+from kprune.formats.weights import stored_weights
 from kprune.graphs import sample_data
 from kprune.graphs.signature import describe
 from kprune.graphs.weights import weights_of
@@ -90,7 +90,7 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         show(f"running {path.name} in {runtime.name} …")
         outputs = _run(runtime, temporary, request, arrays)
         differences = verification.compare_all(reference, outputs)
-        reason = calibration and features.too_different(signature, calibration, request.quantize)
+        reason = calibration and too_different(signature, calibration, request.quantize)
         verification.check(differences, request.quantize, tolerance, reason)
         weights, note = _stored_weights(made.model, runtime.constants(blob))
         notes += note + _float_note(weights, request.quantize)

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 
-from kprune.formats.stored import StoredWeight
+from kprune.formats.weights import StoredWeight
 from kprune.runtimes.verification import OutputDifference
 
 

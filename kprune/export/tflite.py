@@ -5,8 +5,10 @@ import dataclasses
 from kprune._system.errors import ExportError
 from kprune.export import sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Runtime, export
-from kprune.formats import stored
-from kprune.formats.tflite.codebooks import CODEBOOK, encode_shared
+from kprune.formats.tflite import codebooks
+from kprune.formats.tflite.codebooks import CODEBOOK
+from kprune.formats.tflite.constants import tflite_constants
+from kprune.formats.tflite.operators import tflite_operators
 from kprune.targets.target import get_target
 
 QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
@@ -30,7 +32,7 @@ class LiteRT(Runtime):
         """Convert the model, its weights sparse where that pays, or as codes."""
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
-            return sparse_tflite.Made(encode_shared(blob, model), model)
+            return sparse_tflite.Made(codebooks.transform(blob, model), model)
         return sparse_tflite.make(model, request, self.sparse, self.target)
 
     def run(self, path, feeds, names):
@@ -46,11 +48,11 @@ class LiteRT(Runtime):
 
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
-        return stored.tflite_constants(blob)
+        return tflite_constants(blob)
 
     def inspect(self, blob, request):
         """Refuse a file that would read out of bounds; note what stays in float or dense."""
-        operators = stored.tflite_operators(blob)
+        operators = tflite_operators(blob)
         if any(name == "DEQUANTIZE" and tensors[0].sparse for name, tensors in operators):
             raise ExportError(
                 "The converter wrote a float16 weight in 1x4 sparse blocks, which LiteRT would "

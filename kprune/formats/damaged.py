@@ -4,8 +4,6 @@ import os
 import struct
 from pathlib import Path
 
-import numpy as np
-
 # What a reader of damaged bytes runs into: offsets out of bounds, vectors that do not fit, names
 # of operators that do not exist.
 DAMAGE = (
@@ -21,28 +19,6 @@ def read_bytes(path):
     if size > _LARGEST:
         raise ValueError(f"'{path}' is larger than a model file can be. Received: {size} bytes")
     return Path(path).read_bytes()
-
-
-def onnx_weights(path):
-    """Return (name, size, number of zeros) of each weight of rank 2 or more in a `.onnx` file.
-
-    Raises:
-        ValueError: it is damaged; the message names it.
-        OSError: it cannot be read.
-    """
-    from google.protobuf.message import DecodeError
-
-    from kprune.formats.onnx.constants import onnx_constants
-
-    data = read_bytes(path)
-    try:
-        constants = onnx_constants(data)
-    except (*DAMAGE, DecodeError) as error:
-        raise damaged(path, "ONNX", error) from error
-    return [
-        (one.name, one.values.size, one.values.size - int(np.count_nonzero(one.values)))
-        for one in constants
-    ]
 
 
 def damaged(path, kind, error):

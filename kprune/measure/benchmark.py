@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.children import child, python_flags
-from kprune.formats.flops import onnx_flops, tflite_flops
+from kprune.formats.onnx.flops import onnx_flops
+from kprune.formats.tflite.flops import tflite_flops
 from kprune.graphs.flops import flops
 from kprune.graphs.load import load_keras
 from kprune.graphs.signature import describe

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kprune.formats.onnx.constants import onnx_constants
-from kprune.formats.stored import tflite_weights
+from kprune.formats.tflite.constants import tflite_weights
 from kprune.graphs.load import load_keras, to_numpy
 
 

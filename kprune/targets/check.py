@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from kprune.formats.damaged import onnx_weights
+from kprune.formats.onnx.constants import onnx_weights
 from kprune.graphs.load import as_model
 from kprune.report import tables
 from kprune.targets import xnnpack

@@ -2,6 +2,7 @@
 
 import keras
 
+from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.replace import replace_layers
 from kprune.graphs.walk import functional
 from kprune.graphs.weights import weights_of
@@ -12,7 +13,6 @@ from kprune.structured.channels import Channels
 from kprune.targets import xnnpack
 from kprune.targets.channels import ROUND_TO, judge_channels
 from kprune.targets.from_keras import read
-from kprune.targets.graph import BLOCK
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import get_target
 from kprune.training.wrappers.prune_low_magnitude import PruningPolicy

@@ -8,19 +8,10 @@ layer, it is an operator of kind "other", which no sparse kernel works with.
 import keras
 import numpy as np
 
+from kprune.formats.tflite.sparsity import BLOCK, BLOCKS_FROM, SPARSE_FROM
 from kprune.graphs.walk import functional, nodes
 from kprune.graphs.weights import weights_of
-from kprune.targets.graph import (
-    BLOCK,
-    BLOCKS_FROM,
-    SAME,
-    SPARSE_FROM,
-    Graph,
-    Op,
-    Value,
-    Weight,
-    same_padding,
-)
+from kprune.targets.graph import SAME, Graph, Op, Value, Weight, same_padding
 
 layers = keras.layers
 _NOTHING = (

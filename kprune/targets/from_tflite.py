@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from kprune.formats import stored
 from kprune.formats.damaged import DAMAGE, damaged, read_bytes
+from kprune.formats.tflite.operators import PADDING_SAME, FirstSubgraph
 from kprune.targets.graph import SAME, Graph, Op, Value, Weight, same_padding
 
 _UNARY = {
@@ -15,7 +15,6 @@ _SIMPLE = {"ADD": "add", "MUL": "multiply", "RESIZE_BILINEAR": "resize"}
 _SIMPLE["DEPTH_TO_SPACE"] = "depth_to_space"
 _NAMELESS = ("StatefulPartitionedCall", "arith.constant", "?")
 _PRODUCTS = ("convolution", "depthwise", "MatMul", "separable_conv2d")
-_FLOATS = (0, 1)  # TensorType FLOAT32, FLOAT16
 
 
 def read(data):
@@ -25,7 +24,7 @@ def read(data):
         data: the file's bytes. Damaged ones raise one of many exceptions, in time and memory
             bounded by their number: see `read_tflite`.
     """
-    return _Reader(data).graph()
+    return _Lowering(FirstSubgraph(data)).graph()
 
 
 def read_tflite(path, judge):
@@ -47,74 +46,47 @@ def read_tflite(path, judge):
         raise damaged(path, "TFLite", error) from error
 
 
-class _Reader:
-    def __init__(self, data):
-        from ai_edge_litert import schema_py_generated as schema
+class _Lowering:
+    """Makes the `Graph` of a `FirstSubgraph`."""
 
-        self.schema = schema
-        self.names = {number: name for name, number in vars(schema.BuiltinOperator).items()}
-        self.model = schema.Model.GetRootAs(data)
-        self.subgraph = self.model.Subgraphs(0)
+    def __init__(self, file):
+        self.file = file
         self.values, self.sources = {}, {}
-        # A sound file's vectors do not overlap, so that all together are hardly longer than it.
-        self.left = 4 * len(data)
-
-    def _vector(self, vector):
-        """A vector of integers, as a list."""
-        result = stored.integers(vector)
-        self.left -= len(result)
-        if self.left < 0:
-            raise ValueError("its vectors overlap")
-        return result
 
     def graph(self):
-        subgraph = self.subgraph
-        operators = [subgraph.Operators(i) for i in range(subgraph.OperatorsLength())]
-        inputs = set(self._vector(subgraph.InputsAsNumpy()))
-        outputs = set(self._vector(subgraph.OutputsAsNumpy()))
-        for index in range(subgraph.TensorsLength()):
-            self.values[index] = self._value(index, index in inputs, index in outputs)
+        file = self.file
+        for index in range(file.tensors):
+            self.values[index] = self._value(index)
         ops = []
-        for operator in operators:
-            name = self._operator_name(operator)
-            ins = [i for i in self._vector(operator.InputsAsNumpy()) if i >= 0]
-            outs = [i for i in self._vector(operator.OutputsAsNumpy()) if i >= 0]
-            if name in ("DENSIFY", "DEQUANTIZE") and ins and self._holds_data(ins[0]):
+        for operator in file.operators:
+            ins, outs = operator.inputs, operator.outputs
+            unpacks = operator.name in ("DENSIFY", "DEQUANTIZE")
+            if unpacks and ins and self._holds_data(ins[0]):
                 self.sources[outs[0]] = self.sources.get(ins[0], ins[0])
                 self.values[outs[0]].constant = True
                 continue
-            ops.append(self._op(name, operator, ins, outs))
-        return Graph(ops, self._free(sorted(inputs)))
+            ops.append(self._op(operator))
+        return Graph(ops, self._free())
 
-    def _free(self, inputs):
+    def _free(self):
         """{name: shape} of the inputs that leave dimensions free."""
-        free = {}
-        for tensor in (self.subgraph.Tensors(index) for index in inputs):
-            shape = self._vector(tensor.ShapeSignatureAsNumpy())
-            if -1 in shape:
-                free[(tensor.Name() or b"?").decode(errors="replace")] = shape
-        return free
+        shapes = {i: self.file.signature(i) for i in sorted(self.file.inputs)}
+        return {self.file.name(i): list(shape) for i, shape in shapes.items() if -1 in shape}
 
-    def _operator_name(self, operator):
-        code = self.model.OperatorCodes(operator.OpcodeIndex())
-        return self.names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM")
-
-    def _value(self, index, is_input, is_output):
-        tensor = self.subgraph.Tensors(index)
-        shape = self._vector(tensor.ShapeAsNumpy()) if tensor.ShapeLength() else []
+    def _value(self, index):
         return Value(
-            tuple(shape),
+            self.file.shape(index),
             constant=self._holds_data(index),
-            external=is_input,
-            output=is_output,
-            floating=tensor.Type() in _FLOATS,
+            external=index in self.file.inputs,
+            output=index in self.file.outputs,
+            floating=self.file.floating(index),
         )
 
     def _holds_data(self, index):
-        tensor = self.subgraph.Tensors(index)
-        return index in self.sources or self.model.Buffers(tensor.Buffer()).DataLength() > 0
+        return index in self.sources or self.file.stored_bytes(index) > 0
 
-    def _op(self, name, operator, ins, outs):
+    def _op(self, operator):
+        name, ins, outs = operator.name, operator.inputs, operator.outputs
         values = [self.values[i] for i in ins]
         op = Op(
             self._name(ins, outs),
@@ -124,13 +96,13 @@ class _Reader:
             [self.values[i] for i in outs],
         )
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            self._convolution(op, name, operator, ins)
+            self._convolution(op, operator)
         elif name == "FULLY_CONNECTED" and self._holds_data(ins[1]):
             op.kind, op.weight = "dense", self._weight(ins[1], direct=True)
         elif name == "PAD":
             self._pad(op, ins)
         elif name in ("MEAN", "SUM"):
-            self._mean(op, operator, ins)
+            self._mean(op, operator)
         elif name in _SIMPLE:
             op.kind = _SIMPLE[name]
             op.inputs = values[:2] if op.kind in ("add", "multiply") else values[:1]
@@ -150,30 +122,24 @@ class _Reader:
         return next((name for name in names if not name.startswith(_NAMELESS)), (names or ["?"])[0])
 
     def _tensor_name(self, index):
-        text = (self.subgraph.Tensors(index).Name() or b"?").decode(errors="replace")
         # What was fused into the operator is named, too: an activation, a bias, the layer.
-        parts = [part for part in text.split(";") if part] or ["?"]
+        parts = [part for part in self.file.name(index).split(";") if part] or ["?"]
         kernels = [part for part in parts if part.rpartition("/")[2].startswith(_PRODUCTS)]
         return layer_name((kernels or parts)[0])
 
-    def _options(self, operator, cls):
-        table, options = operator.BuiltinOptions(), cls()
-        options.Init(table.Bytes, table.Pos)
-        return options
-
-    def _convolution(self, op, name, operator, ins):
-        depthwise = name == "DEPTHWISE_CONV_2D"
-        kinds = self.schema.DepthwiseConv2DOptions, self.schema.Conv2DOptions
-        options = self._options(operator, kinds[0] if depthwise else kinds[1])
-        if not self._holds_data(ins[1]):
+    def _convolution(self, op, operator):
+        depthwise = operator.name == "DEPTHWISE_CONV_2D"
+        kind = "DepthwiseConv2DOptions" if depthwise else "Conv2DOptions"
+        options = self.file.options(operator, kind)
+        if not self._holds_data(operator.inputs[1]):
             return
-        kernel = self.values[ins[1]].shape
+        kernel = self.values[operator.inputs[1]].shape
         op.kind = "depthwise" if depthwise else "conv"
         op.kernel = tuple(kernel[1:3])
-        op.strides = options.StrideH(), options.StrideW()
-        op.dilation = options.DilationHFactor(), options.DilationWFactor()
+        op.strides = options.strideH, options.strideW
+        op.dilation = options.dilationHFactor, options.dilationWFactor
         op.padding = ((0, 0), (0, 0))
-        if options.Padding() == self.schema.Padding.SAME:
+        if options.padding == PADDING_SAME:
             at_one = op.strides == (1, 1)
             op.padding = same_padding(op.kernel, op.dilation) if at_one else SAME
         channels = op.inputs[0].shape[-1]
@@ -181,38 +147,28 @@ class _Reader:
             op.multiplier = kernel[-1] // channels
         else:
             op.groups = channels // kernel[-1]
-        op.weight = self._weight(ins[1])
+        op.weight = self._weight(operator.inputs[1])
 
     def _weight(self, index, direct=False):
         source = self.sources.get(index, index)
-        tensor = self.subgraph.Tensors(source)
-        self.left -= self.model.Buffers(tensor.Buffer()).DataLength()
-        self._vector(0)
-        zeros, size = stored.tflite_zeros(self.model, tensor)
-        sparse = tensor.Sparsity() is not None
+        zeros, size = self.file.zeros(source)
+        sparse = self.file.sparse(source)
         encoding = "dense" if not sparse else "blocks" if direct and source == index else "csr"
-        kept = self.model.Buffers(tensor.Buffer()).DataLength() // 4  # blocks are of float32
+        kept = self.file.stored_bytes(source) // 4  # blocks are of float32
         return Weight(size, zeros, encoding, kept if encoding == "blocks" else None)
-
-    def _integers(self, index):
-        """The entries of a constant of integers."""
-        tensor = self.subgraph.Tensors(index)
-        data = self.model.Buffers(tensor.Buffer()).DataAsNumpy()
-        wide = tensor.Type() == self.schema.TensorType.INT64
-        return data.view("int64" if wide else "int32").tolist()
 
     def _pad(self, op, ins):
         if not self._holds_data(ins[1]):
             return
-        pairs = np.reshape(self._integers(ins[1]), (-1, 2)).tolist()
+        pairs = np.reshape(self.file.integers(ins[1]), (-1, 2)).tolist()
         if len(pairs) == 4 and pairs[0] == pairs[3] == [0, 0]:
             op.kind, op.padding = "pad", (tuple(pairs[1]), tuple(pairs[2]))
 
-    def _mean(self, op, operator, ins):
-        if self._holds_data(ins[1]):
+    def _mean(self, op, operator):
+        if self._holds_data(operator.inputs[1]):
             op.kind = "mean"
-            op.axes = tuple(self._integers(ins[1]))
-            op.keepdims = bool(self._options(operator, self.schema.ReducerOptions).KeepDims())
+            op.axes = tuple(self.file.integers(operator.inputs[1]))
+            op.keepdims = bool(self.file.options(operator, "ReducerOptions").keepDims)
 
 
 def layer_name(text):

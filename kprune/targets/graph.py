@@ -7,14 +7,7 @@ shapes, strides and padding, who consumes their outputs, and how many of their w
 import dataclasses
 import math
 
-AFFINE = ("conv", "depthwise", "dense")
 SAME = "same"  # padding that the runtime works out: not the same on both sides, in general
-
-# The shares of zeros from which TFLite's converter stores a weight sparse, and in 1x4 blocks
-# (its dense_to_sparse pass).
-SPARSE_FROM = 0.3
-BLOCKS_FROM = 0.9  # of all zeros, those in whole blocks
-BLOCK = 4
 
 
 @dataclasses.dataclass(eq=False)

@@ -20,7 +20,7 @@ All of this was seen in LiteRT.js 2.5.3 on files made for it.
 
 import dataclasses
 
-from kprune.targets.graph import AFFINE, SAME, Graph, Op
+from kprune.targets.graph import SAME, Op
 
 # A cluster is changed if *more* than this share of its 1x1 and dense weights is zero.
 NEEDED_SPARSITY = 2 / 3
@@ -412,5 +412,3 @@ _RULES = {
     "unary": _image(_NCHW),
     "mean": _image(_NCHW | _EXIT),
 }
-
-__all__ = ["AFFINE", "FAILS", "NEEDED_SPARSITY", "WRONG", "Blame", "Cluster", "Graph", "clusters"]

@@ -7,7 +7,7 @@ from keras import layers
 
 from kprune import Pruning, QuantizationAware, strip_pruning
 from kprune.export import ExportError, VerificationError, export_tflite
-from kprune.formats.stored import tflite_constants
+from kprune.formats.tflite.constants import tflite_constants
 from kprune.graphs.sample_data import generate
 from kprune.graphs.signature import describe
 from kprune.graphs.weights import sparsity_of, weights_of

@@ -7,7 +7,7 @@ from keras import layers
 
 import kprune
 from kprune.export import ExportError, export_tflite
-from kprune.formats import stored
+from kprune.formats.tflite.sparsity import in_blocks
 from tests.helpers.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_tflite
 from tests.helpers.target_graphs import depthwise, end, model, pointwise, stem, zero
 
@@ -52,7 +52,7 @@ def test_blocks_only_where_they_are_faster(sparsity, target, blocks, tmp_path):
     path = tmp_path / "m.tflite"
     report = export_tflite(built, path, target=target)
     assert encodings(report) == {"sparse"}
-    assert bool(stored.tflite_blocks(path.read_bytes())) == blocks
+    assert bool(in_blocks(path.read_bytes())) == blocks
     x = np.random.default_rng(1).normal(size=(1, 128)).astype("float32")
     (out,) = run_tflite(path, {"input": x}).values()
     np.testing.assert_allclose(out, built.predict(x, verbose=0), rtol=1e-4, atol=1e-4)

@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
+
+from kprune.formats.damaged import DAMAGE, damaged, read_bytes
 from kprune.formats.onnx.sparse_initializers import densified
-from kprune.formats.stored import Constant
+from kprune.formats.weights import Constant
 
 # How ONNX Runtime's quantizer names what belongs to the 8-bit weight `<name>_quantized`.
 _QUANTIZED, _SCALE, _ZERO_POINT = "_quantized", "_scale", "_zero_point"
@@ -11,15 +14,15 @@ _RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")
 _MOST_BYTES = 2**32  # of weights that a file stores sparse: a few bytes may say to be many
 
 
-def onnx_constants(data):
-    """Return the constants of rank 2 or more in the ONNX file with the bytes `data`.
+def onnx_constants(blob):
+    """Return the constants of rank 2 or more in the ONNX file with the bytes `blob`.
 
     Raises:
         ValueError: no graph, or a sparse weight that is no such thing.
     """
     import onnx
 
-    graphs, constants = [onnx.ModelProto.FromString(data).graph], []
+    graphs, constants = [onnx.ModelProto.FromString(blob).graph], []
     if not graphs[0].node:
         raise ValueError("it holds no ONNX graph")
     for graph in graphs:  # which grows
@@ -47,6 +50,26 @@ def onnx_constants(data):
                 parts = values if name in by_direction else [values]
                 constants += [Constant(part, dtype, encoding, name) for part in parts]
     return constants
+
+
+def onnx_weights(path):
+    """Return (name, size, number of zeros) of each weight of rank 2 or more in a `.onnx` file.
+
+    Raises:
+        ValueError: it is damaged; the message names it.
+        OSError: it cannot be read.
+    """
+    from google.protobuf.message import DecodeError
+
+    blob = read_bytes(path)
+    try:
+        constants = onnx_constants(blob)
+    except (*DAMAGE, DecodeError) as error:
+        raise damaged(path, "ONNX", error) from error
+    return [
+        (one.name, one.values.size, one.values.size - int(np.count_nonzero(one.values)))
+        for one in constants
+    ]
 
 
 def _require_bounded(graphs):

@@ -10,7 +10,7 @@ import numpy as np
 _FROM_IR = 6  # the first version of ONNX's format that stores sparse constants
 
 
-def encode(blob):
+def transform(blob):
     """Store each weight sparse that takes fewer bytes so.
 
     Indices are int64 by ONNX's rule, but protobuf's `int64_data` writes them with 7 bits to a
@@ -21,27 +21,42 @@ def encode(blob):
         blob: the bytes of an ONNX file.
 
     Returns:
-        (bytes of the file, number of weights stored sparse, their bytes, what they took dense).
+        The bytes of the changed file; `blob` where no weight would take fewer bytes.
     """
     import onnx
 
     model = onnx.ModelProto.FromString(blob)
-    graph, dense_ones, sparse_bytes, dense_bytes = model.graph, [], 0, 0
+    graph, dense_ones = model.graph, []
     outputs = {value.name for value in graph.output}
     for tensor in graph.initializer:
         encoded = _encoded(tensor) if len(tensor.dims) > 1 and tensor.name not in outputs else None
         if encoded is None or encoded.ByteSize() >= tensor.ByteSize():
             dense_ones.append(tensor)
-            continue
-        graph.sparse_initializer.append(encoded)
-        sparse_bytes += encoded.ByteSize()
-        dense_bytes += tensor.ByteSize()
+        else:
+            graph.sparse_initializer.append(encoded)
     if not graph.sparse_initializer:
-        return blob, 0, 0, 0
+        return blob
     del graph.initializer[:]
     graph.initializer.extend(dense_ones)
     model.ir_version = max(model.ir_version, _FROM_IR)
-    return model.SerializeToString(), len(graph.sparse_initializer), sparse_bytes, dense_bytes
+    return model.SerializeToString()
+
+
+def saved(before, after):
+    """Say what `transform` did.
+
+    Args:
+        before, after: the bytes of the file that it was given, and of what it returned.
+
+    Returns:
+        (number of weights stored sparse, their bytes, what they took dense).
+    """
+    import onnx
+
+    dense = {t.name: t.ByteSize() for t in onnx.ModelProto.FromString(before).graph.initializer}
+    sparse = onnx.ModelProto.FromString(after).graph.sparse_initializer
+    taken = sum(dense[tensor.values.name] for tensor in sparse)
+    return len(sparse), sum(tensor.ByteSize() for tensor in sparse), taken
 
 
 def _encoded(tensor):

@@ -9,8 +9,9 @@ import math
 import numpy as np
 
 from kprune._system.errors import ExportError
-from kprune.formats import stored
-from kprune.formats.tflite.unpack import packed, unpack
+from kprune.formats.tflite.file import packed, parsed
+from kprune.formats.tflite.unpack import unpack
+from kprune.formats.weights import axis_orders
 from kprune.graphs.weights import weights_of
 from kprune.training.clustering.callback import SMALLEST_STORED, grid
 
@@ -18,7 +19,7 @@ CODEBOOK = "codebook"
 _CLOSE = 1e-6  # relative, of a kernel that a BatchNormalization was folded into
 
 
-def encode_shared(blob, model):
+def transform(blob, model):
     """Store the constants that hold clustered weights as 8-bit codes.
 
     Args:
@@ -31,15 +32,13 @@ def encode_shared(blob, model):
     Raises:
         ExportError: there is no such constant.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
     kernels = _shared_kernels(model)
-    file = schema.ModelT.InitFromPackedBuf(blob)
+    file = parsed(blob)
     graph = file.subgraphs[0]
     outputs = set(map(int, graph.outputs))
     done = {}
     for index, tensor in enumerate(graph.tensors):
-        values = _constant(schema, file, tensor)
+        values = _constant(file, tensor)
         if values is None or index in outputs:
             continue
         found = _per_tensor(values) or _per_channel(values, kernels)
@@ -48,9 +47,9 @@ def encode_shared(blob, model):
     if not done:
         raise ExportError(_nothing_to_store(model, kernels))
     for index, (scales, axis, codes) in done.items():
-        _store(schema, file, graph.tensors[index], scales, axis, codes)
-    unpack(schema, file, done, schema.BuiltinOperator.DEQUANTIZE, version=2)
-    return packed(schema, file)
+        _store(file, graph.tensors[index], scales, axis, codes)
+    unpack(file, done, "DEQUANTIZE", version=2)
+    return packed(file)
 
 
 def _nothing_to_store(model, kernels):
@@ -85,8 +84,10 @@ def _shared_kernels(model):
     return found
 
 
-def _constant(schema, file, tensor):
+def _constant(file, tensor):
     """Return the values of a float32 constant that is stored dense; None for other tensors."""
+    from ai_edge_litert import schema_py_generated as schema
+
     data = file.buffers[tensor.buffer].data
     if tensor.type != schema.TensorType.FLOAT32 or data is None or tensor.sparsity is not None:
         return None
@@ -113,7 +114,7 @@ def _per_channel(values, kernels):
     for codes in kernels:
         if codes.size != values.size or zeros < np.count_nonzero(codes == 0):
             continue
-        for order in stored.axis_orders(codes.ndim):
+        for order in axis_orders(codes.ndim):
             there = codes.transpose(order).reshape(values.shape)
             for axis in sorted({0, values.ndim - 1}):
                 found = _scales(np.moveaxis(values, axis, 0), np.moveaxis(there, axis, 0))
@@ -137,7 +138,9 @@ def _scales(values, codes):
     return np.where(factors, np.abs(factors), 1), np.where(factors < 0, -1, 1).astype("int8")
 
 
-def _store(schema, file, tensor, scales, axis, codes):
+def _store(file, tensor, scales, axis, codes):
+    from ai_edge_litert import schema_py_generated as schema
+
     quantization = schema.QuantizationParametersT()
     quantization.scale, quantization.zeroPoint = scales, np.zeros(len(scales), "int64")
     quantization.quantizedDimension = axis

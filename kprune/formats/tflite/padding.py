@@ -6,41 +6,42 @@ TFLite's converter makes it of any explicit padding there; XNNPACK then only see
 
 import numpy as np
 
-from kprune.formats.tflite.unpack import opcode, packed
+from kprune.formats.tflite.file import opcode, operator_name, packed, parsed
 
 _SIZES = {"CONV_2D": (3,), "DEPTHWISE_CONV_2D": (3, 5)}
 
 
-def explicit(blob):
-    """Write symmetric `same` padding at stride 2 as a PAD; return None where there is none.
+def transform(blob):
+    """Write symmetric `same` padding at stride 2 as a PAD.
 
     Args:
         blob: the bytes of a TFLite file.
 
     Returns:
-        The bytes of the changed file: the same function.
+        The bytes of the changed file, which is the same function; `blob` where there is no such
+        padding.
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(blob)
-    graph = model.subgraphs[0]
-    kinds = {getattr(schema.BuiltinOperator, name): sizes for name, sizes in _SIZES.items()}
-    operators = []
+    model = parsed(blob)
+    graph, operators = model.subgraphs[0], []
     for operator in graph.operators:
-        sizes = kinds.get(model.operatorCodes[operator.opcodeIndex].builtinCode, ())
-        size = _symmetric_size(schema, graph, operator) if sizes else None
+        sizes = _SIZES.get(operator_name(model.operatorCodes[operator.opcodeIndex]), ())
+        size = _symmetric_size(graph, operator) if sizes else None
         if size in sizes:
-            operators.append(_pad(schema, model, operator, size // 2))
+            operators.append(_pad(model, operator, size // 2))
             operator.builtinOptions.padding = schema.Padding.VALID
         operators.append(operator)
     if len(operators) == len(graph.operators):
-        return None
+        return blob
     graph.operators = operators
-    return packed(schema, model)
+    return packed(model)
 
 
-def _symmetric_size(schema, graph, operator):
+def _symmetric_size(graph, operator):
     """The kernel size of a convolution of stride 2 with as much `same` padding on all sides."""
+    from ai_edge_litert import schema_py_generated as schema
+
     options = operator.builtinOptions
     image, kernel = (graph.tensors[index] for index in operator.inputs[:2])
     same = options.padding == schema.Padding.SAME
@@ -53,8 +54,10 @@ def _symmetric_size(schema, graph, operator):
     return int(height) if odd and height == width else None
 
 
-def _pad(schema, model, operator, border):
+def _pad(model, operator, border):
     """Put a PAD before an operator's first input; return it."""
+    from ai_edge_litert import schema_py_generated as schema
+
     graph = model.subgraphs[0]
     pairs, data = schema.TensorT(), schema.BufferT()
     values = np.array([[0, 0], [border, border], [border, border], [0, 0]], "int32")
@@ -69,7 +72,7 @@ def _pad(schema, model, operator, border):
     larger.type, larger.buffer, larger.name = image.type, 0, (image.name or b"image") + b"_padded"
     graph.tensors += [pairs, larger]
     pad = schema.OperatorT()
-    pad.opcodeIndex = opcode(schema, model, schema.BuiltinOperator.PAD, 1)
+    pad.opcodeIndex = opcode(model, "PAD", 1)
     pad.inputs = np.array([operator.inputs[0], len(graph.tensors) - 2], "int32")
     pad.outputs = np.array([len(graph.tensors) - 1], "int32")
     operator.inputs = np.array([len(graph.tensors) - 1, *operator.inputs[1:]], "int32")

@@ -2,26 +2,29 @@
 
 import numpy as np
 
+from kprune.formats.tflite.file import opcode
 
-def unpack(schema, model, indices, operator, version=1):
+
+def unpack(model, indices, operator, version=1):
     """Let an operator stand between constants and what reads them.
 
     Args:
-        schema: `ai_edge_litert.schema_py_generated`.
         model: the `schema.ModelT`, changed in place.
         indices: of the constants in its first subgraph. Of those it puts new float32 tensors in
             the place; what the constants hold is the caller's.
-        operator: a `schema.BuiltinOperator`.
+        operator: its name in `schema.BuiltinOperator`.
         version: of the operator.
     """
+    from ai_edge_litert import schema_py_generated as schema
+
     graph = model.subgraphs[0]
-    code = opcode(schema, model, operator, version)
+    code = opcode(model, operator, version)
     new, operators = {}, []
     for index in indices:
-        packed, plain = graph.tensors[index], schema.TensorT()
-        plain.shape, plain.shapeSignature = packed.shape, packed.shapeSignature
+        constant, plain = graph.tensors[index], schema.TensorT()
+        plain.shape, plain.shapeSignature = constant.shape, constant.shapeSignature
         plain.type, plain.buffer = schema.TensorType.FLOAT32, 0
-        plain.name = packed.name + b"_dense"
+        plain.name = constant.name + b"_dense"
         graph.tensors.append(plain)
         new[index] = len(graph.tensors) - 1
         one = schema.OperatorT()
@@ -32,24 +35,3 @@ def unpack(schema, model, indices, operator, version=1):
     for reader in graph.operators:
         reader.inputs = np.array([new.get(int(i), int(i)) for i in reader.inputs], "int32")
     graph.operators = operators + graph.operators
-
-
-def packed(schema, model):
-    """Return the bytes of a `schema.ModelT`."""
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def opcode(schema, model, operator, version):
-    """Return the index of an operator among a model's operator codes; added where it is new."""
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == operator and code.version >= version:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = operator
-    code.version = version
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

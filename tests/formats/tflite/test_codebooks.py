@@ -4,9 +4,9 @@ import pytest
 from keras import layers
 
 import kprune
-from kprune.formats import stored
 from kprune.formats.tflite import codebooks
-from kprune.training.clustering.callback import cluster_once, grid
+from kprune.formats.tflite.constants import tflite_constants
+from kprune.training.clustering.callback import grid, cluster_once
 from tests.helpers.runtimes import SKIP, fresh_inputs, needs_tensorflow, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
@@ -106,7 +106,7 @@ def test_codes_are_exactly_the_weights(tmp_path):
     model = pruned(dense_and_convolutions())
     cluster_once(model, 255)
     kprune.export_tflite(model, tmp_path / "m.tflite", quantize="codebook")
-    constants = stored.tflite_constants((tmp_path / "m.tflite").read_bytes())
+    constants = tflite_constants((tmp_path / "m.tflite").read_bytes())
     found = {c.values.size: c for c in constants if c.dtype == "int8"}
     kernel = np.array(model.get_layer("head").kernel)
     _, codes = grid(kernel)

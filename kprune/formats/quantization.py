@@ -1,5 +1,6 @@
-"""Features of very different ranges, and integers: one tensor has one scale, for the widest.
+"""What cannot be quantized, in either format: features of very different ranges in one tensor.
 
+A tensor of integers has one scale, for the widest of its features.
 A model that normalizes its inputs itself (Normalization, or a BatchNormalization in front) takes
 such features in one tensor. In 8 bits the narrow ones would all be the same number before they
 are normalized, so that part of the model stays in float32, as the file's inputs do.

@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 from kprune.export import VerificationError, export_onnx, export_tflite
-from kprune.formats import stored
-from kprune.formats.features import Node, normalizing
+from kprune.formats.quantization import Node, normalizing
+from kprune.formats.tflite.operators import tflite_operators
 from tests.helpers.runtimes import SKIP, keras_outputs, needs_tensorflow, run_onnx, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
@@ -45,7 +45,7 @@ def test_int8_tflite_normalizes_in_float(table, tmp_path):
     assert error_of(np.concatenate(outputs), model, x[:32]) < 0.05
     dtypes = {
         name: {tensor.dtype for tensor in tensors}
-        for name, tensors in stored.tflite_operators(path.read_bytes())
+        for name, tensors in tflite_operators(path.read_bytes())
     }
     assert dtypes["SUB"] == dtypes["MUL"] == {"float32"}
     assert dtypes["FULLY_CONNECTED"] == {"int8"}

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import kprune
-from kprune.export import ExportError, VerificationError, export_onnx, onnx_quantization
+from kprune.export import ExportError, VerificationError, export_onnx, onnx_int8
 from kprune.formats.onnx.constants import onnx_constants
 from tests.helpers.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_onnx
 from tests.helpers.zoo import ZOO
@@ -145,7 +145,7 @@ def test_a_quantizer_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fails(folder, request):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(onnx_quantization, "_dynamic", fails)
+    monkeypatch.setattr(onnx_int8, "_dynamic", fails)
     with pytest.raises(ExportError, match=r"quantizer failed.*no such kernel"):
         export_onnx(ZOO["mlp"](), tmp_path / "m.onnx", quantize="dynamic")
     assert list(tmp_path.iterdir()) == []
