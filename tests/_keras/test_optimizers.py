@@ -1,0 +1,103 @@
+"""Each function of `kprune._keras.optimizers` does on this Keras what it says."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kprune._keras import optimizers, tracking
+
+
+@pytest.fixture
+def variables():
+    return [keras.Variable(np.ones((2,), "float32"), name=name) for name in ("a", "b")]
+
+
+def stepped(optimizer, variables, steps=1):
+    optimizer.build(variables)
+    for _ in range(steps):
+        optimizer.apply([ops.ones((2,)) for _ in variables])
+    return optimizer
+
+
+def test_variable_key(variables):
+    optimizer = stepped(keras.optimizers.SGD(), variables)
+    keys = [optimizers.variable_key(optimizer, v) for v in variables]
+    assert keys == [optimizers.variable_key(keras.optimizers.Adam(), v) for v in variables]
+    assert len(set(keys)) == 2
+
+
+def test_variable_index(variables):
+    optimizer = stepped(keras.optimizers.SGD(), variables)
+    assert [optimizers.variable_index(optimizer, v) for v in variables] == [0, 1]
+
+
+def test_trained_variables(variables):
+    optimizer = stepped(keras.optimizers.Adam(), variables)
+    found = optimizers.trained_variables(optimizer)
+    assert [id(variable) for variable in found] == [id(variable) for variable in variables]
+
+
+def test_train(variables):
+    class Wrapping(keras.optimizers.Optimizer):
+        @tracking.untracked
+        def build(self, variables):
+            optimizers.train(self, variables)
+            self.built = True
+
+        def apply(self, grads, trainable_variables=None):
+            self.given = grads
+
+    optimizer = Wrapping(0.1)
+    before = len(optimizer.variables)
+    optimizer.build(variables)
+    assert optimizers.trained_variables(optimizer) == variables
+    assert optimizers.variable_index(optimizer, variables[1]) == 1
+    assert len(optimizer.variables) == before
+
+
+def test_moving_averages(variables):
+    optimizer = stepped(keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5), variables, 2)
+    found = optimizers.moving_averages(optimizer, variables[::-1])
+    # After steps to 0 and -1, whichever way the first average begins.
+    assert [tuple(average.shape) for average in found] == [(2,), (2,)]
+    optimizer.finalize_variable_values(variables)
+    for average, variable in zip(found, variables[::-1]):
+        np.testing.assert_array_equal(ops.convert_to_numpy(average), ops.convert_to_numpy(variable))
+
+
+def test_steps_made(variables):
+    optimizer = stepped(keras.optimizers.SGD(gradient_accumulation_steps=2), variables, 5)
+    assert int(ops.convert_to_numpy(optimizers.steps_made(optimizer))) == 5
+    assert int(ops.convert_to_numpy(optimizer.iterations)) == 2
+
+
+def test_learning_rate_variable():
+    optimizer = keras.optimizers.SGD(0.5)
+    variable = optimizers.learning_rate_variable(optimizer)
+    variable.assign(0.25)
+    assert float(ops.convert_to_numpy(optimizer.learning_rate)) == 0.25
+
+
+def test_own_variables(variables):
+    inner = keras.optimizers.Adam()
+    optimizer = keras.optimizers.LossScaleOptimizer(inner)
+    optimizer.build(variables)
+    own = optimizers.own_variables(optimizer)
+    assert len(own) > 0
+    assert [id(v) for v in optimizer.variables] == [id(v) for v in [*own, *inner.variables]]
+
+
+def test_keep_gradients(variables):
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizers.keep_gradients(optimizer)
+    stepped(optimizer, variables)
+    np.testing.assert_array_equal(ops.convert_to_numpy(variables[0]), [0, 0])
+    if keras.backend.backend() == "tensorflow":  # What is replaced is there, and takes pairs.
+        method = type(optimizer)._all_reduce_sum_gradients
+        assert list(method(optimizer, [])) == []
+
+
+def test_layout(variables):
+    assert optimizers.layout(variables[0]) is None
+    assert optimizers.layout(object()) is None
