@@ -1,23 +1,29 @@
-"""docs/: the code of docs/training.md runs, and what the pages quote is in the package."""
+"""The pages: the code of two of them runs, and what all of them name is in the package."""
 
 import ast
 import re
 from pathlib import Path
 
+import keras
 import pytest
 from keras.src.trainers import trainer
 
 import kprune
+from kprune.structured.rules import registry
 from tests.helpers.training import backend
+from tests.test_rooms import ROOMS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
+PAGES += [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))]
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def blocks():
-    """(line number, code) of the page's blocks that this backend can run."""
-    text = PAGE.read_text()
+def blocks(page):
+    """(line number, code) of a page's blocks that this backend can run."""
+    text = page.read_text()
     found = []
     for match in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         imported = re.findall(r"^import (\w+)", match[1], re.MULTILINE)
@@ -26,15 +32,21 @@ def blocks():
     return found
 
 
+def run(page):
+    """Run the blocks of a page one after the other; return the names they leave."""
+    namespace = {"__name__": "docs"}
+    for line, code in blocks(page):
+        # With empty lines before it, so that a traceback shows the page's own line.
+        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    return namespace
+
+
 @pytest.mark.filterwarnings("error::UserWarning:kprune")
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # XLA would take longer than all the training.
     monkeypatch.setattr(trainer, "model_supports_jit", lambda model: backend() != "tensorflow")
-    namespace = {"__name__": "docs"}
-    for line, code in blocks():
-        # With empty lines before it, so that a traceback shows the page's own line.
-        exec(compile("\n" * line + code, str(PAGE), "exec"), namespace)
+    run(PAGE)
     quoted = re.search(r"^    (kprune: sparsity .*)$", PAGE.read_text(), re.MULTILINE)[1]
     assert quoted in capsys.readouterr().out.splitlines()
 
@@ -66,7 +78,7 @@ def test_the_messages_are_those_of_the_package():
         assert [part for part in parts if part not in strings] == [], message
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/training.md", "docs/tfmot.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_names_and_links_exist(page):
     path = ROOT / page
     text = path.read_text()
@@ -77,3 +89,47 @@ def test_names_and_links_exist(page):
             value = getattr(value, part)
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (path.parent / link).exists(), link
+
+
+@pytest.fixture
+def _as_before():
+    """What the page registers is not there for other tests."""
+    rules, targets = dict(registry._RULES), dict(kprune.targets.TARGETS)
+    with keras.saving.custom_object_scope({}):
+        yield
+    for table, before in ((registry._RULES, rules), (kprune.targets.TARGETS, targets)):
+        table.clear()
+        table.update(before)
+
+
+@pytest.mark.usefixtures("_as_before")
+def test_what_contributors_are_told_to_write_works(capsys):
+    """A criterion, a channel rule and a target."""
+    names = run(CONTRIBUTING)
+    weight = keras.ops.array([[2.0, -2.0], [1.0, 0.5]])
+    gradient = keras.ops.array([[-1.0, 1.0], [-1.0, 1.0]])
+    scores = names["Movement"]()(weight, gradient)
+    assert keras.ops.convert_to_numpy(scores).tolist() == [[2.0, 2.0], [1.0, 0.0]]
+    assert names["small"].count_params() <= 0.52 * names["model"].count_params()
+    assert names["small"].layers[1].gamma.shape == (names["small"].layers[0].units,)
+    assert "my-board" in capsys.readouterr().out
+
+
+def test_the_reference_has_every_public_name():
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for room in re.findall(r"^## `kprune\.(\w+)`$", text, re.MULTILINE):
+        section = text.split(f"## `kprune.{room}`")[1].split("\n## ")[0]
+        listed = re.findall(r"^\| `(\w+)`( \*)? \|", section, re.MULTILINE)
+        module = getattr(kprune, room)
+        assert {name for name, _ in listed} == set(module.__all__)
+        assert {name for name, star in listed if star} == set(module.__all__) & set(kprune.__all__)
+    assert set(re.findall(r"^\| `(\w+)` \* \|", text, re.MULTILINE)) == set(kprune.__all__)
+
+
+def test_the_tree_has_every_room():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    tree = re.search(r"^kprune/\n(.*?)^examples/", text, re.DOTALL | re.MULTILINE)[1]
+    named = [line.split()[0].rstrip("/") for line in tree.splitlines()]
+    assert [name.removesuffix(".py") for name in named] == ["__init__", *reversed(ROOMS)]
+    for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
+        assert (ROOT / "kprune" / path).exists() or (ROOT / path).exists(), path

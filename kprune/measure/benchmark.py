@@ -138,8 +138,11 @@ def benchmark(
 
     Example:
 
-    >>> report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
-    >>> report.rows[1].speedup
+    ```python
+    report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
+    print(report)
+    report.rows[1].speedup
+    ```
 
     Args:
         files: paths of `.keras`, `.tflite` and `.onnx` files, in any mix; speed is relative to

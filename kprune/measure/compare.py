@@ -53,8 +53,10 @@ def read_report(path):
 
     Example:
 
-    >>> other = read_report("raspberry.json")
-    >>> print(Comparison(kprune.benchmark("m.tflite").to_dict(), other))
+    ```python
+    other = read_report("raspberry.json")
+    print(Comparison(kprune.benchmark("m.tflite").to_dict(), other))
+    ```
 
     Raises:
         FileNotFoundError: there is no such file.

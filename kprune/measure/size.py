@@ -40,11 +40,13 @@ def size(path, model=None):
 
     Example:
 
-    >>> kprune.measure.size("pruned.tflite").gzipped_bytes
+    ```python
+    kprune.measure.size("pruned.tflite").gzipped_bytes
+    ```
 
     Args:
         path: the file.
-        model: the model a `.keras` file holds, if it is at hand, to spare loading it again.
+        model: the model that a `.keras` file holds, where you have it, to save loading it again.
 
     Returns:
         A `FileSize`.

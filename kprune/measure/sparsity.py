@@ -127,9 +127,11 @@ def sparsity(model):
 
     Example:
 
-    >>> report = kprune.sparsity(model)
-    >>> print(report)
-    >>> report.sparsity, [row.name for row in report if row.prunable]
+    ```python
+    report = kprune.sparsity(model)
+    print(report)
+    report.sparsity, [row.name for row in report if row.prunable]
+    ```
 
     Args:
         model: a built Keras model, before, during or after pruning, or the path of a `.keras`

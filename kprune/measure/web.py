@@ -142,9 +142,12 @@ def benchmark_web(
 
     Example:
 
-    >>> report = kprune.measure.benchmark_web(["dense.tflite", "pruned.tflite"])
-    >>> report.rows[1].speedup
-    >>> benchmark_web("pruned.tflite", rounds=0).failures  # does it run there, and rightly?
+    ```python
+    report = kprune.measure.benchmark_web(["dense.tflite", "pruned.tflite"])
+    report.rows[1].speedup
+    # Does it run there, and compute the right outputs?
+    assert not kprune.measure.benchmark_web("pruned.tflite", rounds=0).failures
+    ```
 
     Args:
         files: paths of `.tflite` files; speed is relative to the first.

@@ -52,7 +52,14 @@ class Uniform(Allocation):
 
     Example:
 
-    >>> kprune.Pruning(0.9, allocation=kprune.Uniform())
+    >>> values = [[[1.0, 2.0], [3.0, 8.0]], [[4.0, 5.0], [6.0, 7.0]]]
+    >>> kernels = [keras.Variable(value) for value in values]
+    >>> optimizer = kprune.PruningOptimizer(
+    ...     keras.optimizers.SGD(), kprune.ConstantSparsity(0.5, 0), allocation=kprune.Uniform()
+    ... )
+    >>> optimizer.apply([keras.ops.zeros((2, 2))] * 2, kernels)
+    >>> [keras.ops.convert_to_numpy(kernel).tolist() for kernel in kernels]
+    [[[0.0, 0.0], [3.0, 8.0]], [[0.0, 0.0], [6.0, 7.0]]]
     """
 
 
@@ -61,11 +68,19 @@ class Global(Allocation):
     """The lowest scores of all weights together.
 
     Layers end up with different sparsities, and their mean over all weights is the
-    one asked for. All weights of the group must have the same pattern.
+    one asked for. At least one entry of each weight stays. All weights of the group must
+    have the same pattern.
 
-    Example:
+    Example: the four lowest of eight, three of the first weight and one of the second.
 
-    >>> kprune.Pruning(0.9, allocation=kprune.Global())
+    >>> values = [[[1.0, 2.0], [3.0, 8.0]], [[4.0, 5.0], [6.0, 7.0]]]
+    >>> kernels = [keras.Variable(value) for value in values]
+    >>> optimizer = kprune.PruningOptimizer(
+    ...     keras.optimizers.SGD(), kprune.ConstantSparsity(0.5, 0), allocation=kprune.Global()
+    ... )
+    >>> optimizer.apply([keras.ops.zeros((2, 2))] * 2, kernels)
+    >>> [keras.ops.convert_to_numpy(kernel).tolist() for kernel in kernels]
+    [[[0.0, 0.0], [0.0, 8.0]], [[0.0, 5.0], [6.0, 7.0]]]
     """
 
     def total(self, counts, shapes, sparsity):
@@ -85,9 +100,12 @@ class ErdosRenyiKernel(Allocation):
     Small weights stay denser than large ones; no density goes above 1, and the
     group's sparsity is the one asked for. Evci et al., "Rigging the lottery" (2020).
 
-    Example:
+    Example: the densities of a 4 x 4 and an 8 x 8 weight are as 8/16 to 16/64, so at sparsity
+    0.7 they are 0.5 and 0.25: 8 of 16 and 16 of 64 weights stay, which is 24 of 80.
 
-    >>> kprune.Pruning(0.9, allocation=kprune.ErdosRenyiKernel())
+    >>> sparsities = kprune.ErdosRenyiKernel().sparsities([(4, 4), (8, 8)], 0.7)
+    >>> [round(sparsity, 3) for sparsity in sparsities]
+    [0.5, 0.75]
     """
 
     def sparsities(self, shapes, sparsity):

@@ -44,7 +44,11 @@ class Magnitude(Criterion):
 
     Example:
 
-    >>> kprune.Pruning(0.9, criterion=kprune.Magnitude())
+    >>> weight = keras.ops.array([[0.5, -0.25], [0.125, -1.0]])
+    >>> keras.ops.convert_to_numpy(kprune.Magnitude()(weight)).tolist()
+    [[0.5, 0.25], [0.125, 1.0]]
+
+    so that `kprune.Pruning(0.5, criterion=kprune.Magnitude())` leaves [[0.5, 0], [0, -1.0]].
     """
 
     def __call__(self, weight, gradient=None):
@@ -58,9 +62,17 @@ class L2Norm(Criterion):
     For single weights the order is that of `Magnitude`, whose score of a channel is the
     sum of absolute values (Li et al., "Pruning filters for efficient convnets", 2017).
 
-    Example:
+    Example: a channel with the weights [3, -4] has the score 5; one with [7, 0] has 7.
+    With `Magnitude` both have 7.
 
-    >>> small = kprune.prune_channels(model, flops=0.5, criterion=kprune.L2Norm())
+    >>> l2 = kprune.L2Norm()
+    >>> squares = l2(keras.ops.array([[3.0, 7.0], [-4.0, 0.0]]))
+    >>> keras.ops.convert_to_numpy(squares).tolist()
+    [[9.0, 49.0], [16.0, 0.0]]
+    >>> keras.ops.convert_to_numpy(l2.combine(keras.ops.sum(squares, axis=0))).tolist()
+    [5.0, 7.0]
+
+    `kprune.prune_channels(model, flops=0.5, criterion=kprune.L2Norm())` ranks channels by it.
     """
 
     def __call__(self, weight, gradient=None):
@@ -79,9 +91,15 @@ class Taylor(Criterion):
     "Importance estimation for neural network pruning" (2019); SNIP (Lee et al., 2019)
     at the first step.
 
-    Example:
+    Example: a large weight that hardly changes the loss goes before a small one that does.
 
-    >>> kprune.Pruning(0.9, criterion=kprune.Taylor())
+    >>> weight = keras.ops.array([0.5, -0.25, 4.0, 1.0])
+    >>> gradient = keras.ops.array([1.0, 8.0, -0.0625, 0.0])
+    >>> keras.ops.convert_to_numpy(kprune.Taylor()(weight, gradient)).tolist()
+    [0.5, 2.0, 0.25, 0.0]
+
+    At sparsity 0.5 `kprune.Pruning(0.5, criterion=kprune.Taylor())` keeps the first two;
+    `Magnitude` would keep the last two.
     """
 
     needs_gradient = True
@@ -94,11 +112,19 @@ class Taylor(Criterion):
 class Random(Criterion):
     """Random scores, the control that any criterion must beat.
 
-    What is pruned stays pruned as sparsity rises: each weight keeps its score.
+    What is pruned stays pruned as sparsity rises: each weight keeps its score, whatever its
+    value, and a zero has the score 0.
 
-    Example:
+    Example: of eight weights, which differ a hundredfold, six are pruned at random.
 
-    >>> kprune.Pruning(0.9, criterion=kprune.Random(seed=1))
+    >>> weight = keras.ops.array([[1.0, 2.0, 4.0, 8.0], [16.0, 32.0, 64.0, 128.0]])
+    >>> scores = kprune.Random(seed=1)(weight)
+    >>> mask = kprune.pruning.compute_mask(scores, 0.75)
+    >>> int(keras.ops.sum(mask))
+    2
+    >>> again = kprune.Random(seed=1)(weight / 128)
+    >>> bool(keras.ops.all(scores == again))
+    True
 
     Args:
         seed: int.

@@ -34,8 +34,9 @@ def compute_mask(scores, sparsity, pattern=None, axes=INPUT_OUTPUT):
 
     Example:
 
-    >>> compute_mask(np.array([3.0, 1.0, 2.0, 4.0], "float32"), 0.5)
-    array([ True, False, False,  True])
+    >>> mask = kprune.pruning.compute_mask(keras.ops.array([3.0, 1.0, 2.0, 4.0]), 0.5)
+    >>> keras.ops.convert_to_numpy(mask).tolist()
+    [True, False, False, True]
 
     Args:
         scores: float array or tensor, >= 0: float32, bfloat16 or float16.

@@ -61,8 +61,12 @@ class Pattern(Configurable):
 class Unstructured(Pattern):
     """Any single weight may be zero.
 
-    Example: at sparsity 0.5 the scores [[1, 4], [3, 2]] give the mask
-    [[0, 1], [1, 0]].
+    Example:
+
+    >>> scores = keras.ops.array([[1.0, 4.0], [3.0, 2.0]])
+    >>> mask = kprune.pruning.compute_mask(scores, 0.5, kprune.Unstructured())
+    >>> keras.ops.convert_to_numpy(mask).astype(int).tolist()
+    [[0, 1], [1, 0]]
     """
 
     def units(self, scores, axes=INPUT_OUTPUT):
@@ -87,12 +91,15 @@ class Block(Pattern):
 
     LiteRT runs `Dense` layers with `Block((4, 1))` faster than dense ones.
 
-    Example: with (2, 1) blocks at sparsity 0.5, the scores
+    Example: of four (2, 1) blocks the two with the lowest average go.
 
-        [[1, 5],          [[0, 1],
-         [2, 6],   give    [0, 1],
-         [9, 0],           [1, 0],
-         [9, 0]]           [1, 0]]
+    >>> scores = keras.ops.array([[1.0, 5.0], [2.0, 6.0], [9.0, 0.0], [9.0, 0.0]])
+    >>> mask = kprune.pruning.compute_mask(scores, 0.5, kprune.Block((2, 1)))
+    >>> print(keras.ops.convert_to_numpy(mask).astype(int))
+    [[0 1]
+     [0 1]
+     [1 0]
+     [1 0]]
 
     Args:
         shape: (r, c), ints >= 1.
@@ -159,8 +166,14 @@ class NM(Pattern):
     pattern is complete at sparsity 1 - n / m, the highest that it can have. A last,
     shorter group keeps n as well.
 
-    Example: `NM(2, 4)` at sparsity 0.5 turns input-channel scores [4, 1, 3, 2] into
-    the mask [1, 0, 1, 0]; at 0.25 into [1, 0, 1, 1].
+    Example: four input channels of one output channel.
+
+    >>> scores = keras.ops.array([[4.0], [1.0], [3.0], [2.0]])
+    >>> for sparsity in (0.25, 0.5):
+    ...     mask = kprune.pruning.compute_mask(scores, sparsity, kprune.NM(2, 4))
+    ...     print(keras.ops.convert_to_numpy(mask).astype(int).ravel().tolist())
+    [1, 0, 1, 1]
+    [1, 0, 1, 0]
 
     Mishra et al., "Accelerating sparse deep neural networks" (2021).
 

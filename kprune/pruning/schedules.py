@@ -130,9 +130,13 @@ class PolynomialDecay(_PeriodicSchedule):
 
     Example:
 
-    >>> schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
-    >>> schedule(500)
-    (True, 0.7)
+    >>> schedule = kprune.PolynomialDecay(0.0, 0.8, begin_step=0, end_step=1000)
+    >>> schedule(0), schedule(1000)
+    ((True, 0.0), (True, 0.8))
+    >>> [round(schedule(step)[1], 4) for step in range(0, 1001, 250)]
+    [0.0, 0.4625, 0.7, 0.7875, 0.8]
+    >>> schedule(550)[0]  # between two updates
+    False
 
     Args:
         initial_sparsity: float in [0, 1), the sparsity at `begin_step`.
@@ -185,8 +189,9 @@ class ConstantSparsity(_PeriodicSchedule):
 
     Example:
 
-    >>> ConstantSparsity(0.5, begin_step=100)(200)
-    (True, 0.5)
+    >>> schedule = kprune.ConstantSparsity(0.5, begin_step=100)
+    >>> [schedule(step) for step in (50, 100, 150, 200)]
+    [(False, 0.5), (True, 0.5), (False, 0.5), (True, 0.5)]
 
     Args:
         target_sparsity: float in [0, 1).

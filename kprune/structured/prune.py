@@ -29,7 +29,11 @@ def channel_groups(model, free_dim=None):
 
     Example:
 
-    >>> print(kprune.channel_groups(model))
+    ```python
+    report = kprune.channel_groups(model)
+    print(report)
+    [(group.name, group.frozen) for group in report if group.frozen]
+    ```
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.

@@ -11,11 +11,19 @@ _RULES = {}
 
 
 def register_channel_rule(*kinds):
-    """Say how the channels of a layer class go, so that models with such layers can be cut.
+    """Say how channels go through a layer class, so that models with such layers can be cut.
 
     Example:
 
     ```python
+    class LayerScale(keras.layers.Layer):
+        def build(self, input_shape):
+            self.gamma = self.add_weight(shape=(input_shape[-1],), name="gamma")
+
+        def call(self, inputs):
+            return inputs * self.gamma
+
+
     @kprune.structured.register_channel_rule(LayerScale)
     def layer_scale(call):
         channels = call.channels()  # those of the first input's last axis
