@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import kprune
-from tests.on_training import backend
+from tests.helpers.training import backend
 
 ROOMS = ["compression", "export", "measure", "pruning", "structured", "targets", "training"]
 NOT_RUN = {"benchmark_web": "needs a browser"}
