@@ -195,7 +195,11 @@ def readable(variables):
 
 
 def check_strategy(model):
-    """Raise `ValueError` for a distribution strategy of TensorFlow that `fit` cannot run."""
+    """Raise `ValueError` for a distribution strategy of TensorFlow that `fit` cannot run.
+
+    Needs `Model._distribute_strategy`, the one in whose scope the model was made: TensorFlow tells
+    of the current one only.
+    """
     strategy = getattr(model, "_distribute_strategy", None)
     if strategy is not None and "ParameterServer" in type(strategy).__name__:
         raise ValueError(
@@ -207,7 +211,11 @@ def check_strategy(model):
 
 
 def is_concrete():
-    """Whether values can be read now: not while a function or a step is traced."""
+    """Whether values can be read now: not while a function or a step is traced.
+
+    Needs `in_stateless_scope` of `keras.src.backend`: the public `keras.StatelessScope` does not
+    say whether there is one.
+    """
     if not is_tensorflow():
         return not in_stateless_scope()
     import tensorflow as tf
@@ -231,7 +239,7 @@ def to_int(variable):
 
 
 def variable_scope(model):
-    """The scope in which variables beside the model's must be made."""
+    """The scope in which variables beside the model's must be made. Needs as `check_strategy`."""
     strategy = getattr(model, "_distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 

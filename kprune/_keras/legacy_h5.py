@@ -13,7 +13,8 @@ def save_within(scope):
 
     The format writes `type(optimizer)` and `optimizer.variables` as they are, without asking the
     optimizer (`.keras` asks it: `save_own_variables`), so that no public method can say what
-    belongs into the file.
+    belongs into the file. From the first import of this module on, its function in
+    `keras.src.legacy.saving.legacy_h5_format` is therefore one that enters the scopes.
 
     Args:
         scope: function from a model to a context manager. Those that were given first are

@@ -65,6 +65,10 @@ def h5_scope():
 
     Those of Keras 2, too; and the optimizer has its state. (Keras 3.15 builds it for the
     variables that belong to the model itself, and to none of its layers: usually none.)
+
+    Needs `keras.src.legacy.saving`, whose functions that decode the configuration and build the
+    optimizer are others within the scope, in all threads: `load_model` has no hook between the
+    file and the layers.
     """
     global _open_scopes
     with _lock:

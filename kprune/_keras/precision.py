@@ -8,7 +8,10 @@ from kprune._system.workplace import LOCK
 
 
 class _Float32Compute(keras.DTypePolicy):
-    """Compute in float32 on variables that keep the dtype they have."""
+    """Compute in float32 on variables that keep the dtype they have.
+
+    Needs `DTypePolicy._variable_dtype`: no name of a policy says both.
+    """
 
     def __init__(self, variable_dtype):
         super().__init__("float32")
@@ -33,6 +36,9 @@ def float32_compute(model):
     Runtimes on CPUs have kernels for float32 and integers; a graph of float16 or bfloat16
     operations fails in TFLite and crawls in ONNX Runtime. The weights of a mixed-precision model
     are float32 to begin with. One thread at a time: two could give a layer each other's policy.
+
+    Needs `Layer._dtype_policy`: where policies are in a map that layers share, setting the public
+    property changes the map.
     """
     with LOCK:
         layers = low_precision_layers(model)

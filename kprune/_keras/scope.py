@@ -14,6 +14,10 @@ class ReplacedValues(StatelessScope):
     the variables themselves, or in the `keras.StatelessScope` around. It is the scope of a
     single thread, as any of Keras, so that replicas do not see each other's values.
 
+    Needs Keras' `global_state`, in which the scope around is found and put back, and the value of a
+    variable that no scope replaces, `Variable._value`. The public `keras.StatelessScope`, which it
+    is one of, catches every assignment and loss.
+
     Args:
         variables: list of `keras.Variable`.
         values: list of tensors of their shapes and types.
@@ -65,6 +69,9 @@ def first_call_of_step(layer):
     A layer that is used twice in a model is called twice in a step. A forward pass is known
     by the stateless scope, in which JAX trains, or else by the call of the outermost layer.
     While Keras only works out shapes, no call is the first.
+
+    Needs Keras' `global_state`, where both are, and `in_symbolic_scope`: a layer is told of the
+    call around it by no argument.
     """
     if in_symbolic_scope():
         return False

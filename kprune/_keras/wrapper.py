@@ -1,7 +1,9 @@
 """A layer that stands for the one it wraps, some of whose weights read as other values in a call.
 
 `keras.layers.Wrapper` holds a layer; that it is called, built, named and saved as that layer would
-be takes what only Keras' own layers use.
+be takes what only Keras' own layers use: `_convert_input_args`,
+`_allow_non_tensor_positional_args`, `_input_shape_arg`, `_call_has_training_arg`, `_maybe_build`
+and `_open_name_scope` of `keras.Layer`.
 """
 
 import copy
