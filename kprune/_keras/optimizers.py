@@ -1,12 +1,12 @@
 """What an optimizer that wraps another one must know of it, and of itself."""
 
 
-def variable_key(optimizer, variable):
-    """Return what an optimizer knows a variable by; on TensorFlow, one for all of its replicas.
+def variable_keys(optimizer, variables):
+    """Return what an optimizer knows each variable by; on TensorFlow, one for all of its replicas.
 
     Needs `Optimizer._var_key`: within a distribution strategy the variable's own id will not do.
     """
-    return optimizer._var_key(variable)
+    return list(map(optimizer._var_key, variables))
 
 
 def variable_index(optimizer, variable):
@@ -33,8 +33,8 @@ def train(optimizer, variables):
     as well, which the wrapped optimizer has.
     """
     optimizer._trainable_variables = list(variables)
-    for i, variable in enumerate(optimizer._trainable_variables):
-        optimizer._trainable_variables_indices[variable_key(optimizer, variable)] = i
+    for i, key in enumerate(variable_keys(optimizer, optimizer._trainable_variables)):
+        optimizer._trainable_variables_indices[key] = i
 
 
 def moving_averages(optimizer, variables):

@@ -282,14 +282,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
 
     def _masked(self, grads, trainable_variables):
         """The gradients without those of masked weights."""
-        masks = {
-            optimizers.variable_key(self, weight.variable): mask
-            for group, own in zip(self._groups, self._masks)
-            for weight, mask in zip(group.weights, own)
-        }
-        found = [
-            masks.get(optimizers.variable_key(self, variable)) for variable in trainable_variables
-        ]
+        pruned = [weight.variable for group in self._groups for weight in group.weights]
+        masks = dict(zip(optimizers.variable_keys(self, pruned), self._mask_variables()))
+        found = map(masks.get, optimizers.variable_keys(self, trainable_variables))
         return [
             gradient if mask is None else backend.mask_gradient(gradient, backend.read(mask))
             for gradient, mask in zip(grads, found)
@@ -298,12 +293,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def _gradients(self, group, grads, trainable_variables):
         if not group.setting.criterion.needs_gradient:
             return [None] * len(group.weights)
-        keys = [optimizers.variable_key(self, variable) for variable in trainable_variables]
-        by_variable = dict(zip(keys, grads))
-        found = [
-            by_variable.get(optimizers.variable_key(self, weight.variable))
-            for weight in group.weights
-        ]
+        by_variable = dict(zip(optimizers.variable_keys(self, trainable_variables), grads))
+        pruned = [weight.variable for weight in group.weights]
+        found = list(map(by_variable.get, optimizers.variable_keys(self, pruned)))
         for weight, gradient in zip(group.weights, found):
             if gradient is None:
                 raise ValueError(

@@ -20,10 +20,10 @@ def stepped(optimizer, variables, steps=1):
     return optimizer
 
 
-def test_variable_key(variables):
+def test_variable_keys(variables):
     optimizer = stepped(keras.optimizers.SGD(), variables)
-    keys = [optimizers.variable_key(optimizer, v) for v in variables]
-    assert keys == [optimizers.variable_key(keras.optimizers.Adam(), v) for v in variables]
+    keys = optimizers.variable_keys(optimizer, variables)
+    assert keys == optimizers.variable_keys(keras.optimizers.Adam(), variables)
     assert len(set(keys)) == 2
 
 

@@ -90,11 +90,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         trained = trainable_variables
         if trained is None:
             trained = optimizers.trained_variables(self)
-        by_variable = dict(zip((optimizers.variable_key(self, v) for v in trained), grads))
+        by_variable = dict(zip(optimizers.variable_keys(self, trained), grads))
         before = [backend.read(one.variable) + 0 for one in self._clusters]
-        found = [
-            by_variable.get(optimizers.variable_key(self, one.variable)) for one in self._clusters
-        ]
+        clustered = [one.variable for one in self._clusters]
+        found = map(by_variable.get, optimizers.variable_keys(self, clustered))
         # SGD's steps are as long as the gradients: of sums over thousands of members it diverges.
         mean = isinstance(self.inner_optimizer, keras.optimizers.SGD)
         of_centroids = [one.gradients(each, mean) for one, each in zip(self._clusters, found)]
