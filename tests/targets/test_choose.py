@@ -87,6 +87,7 @@ _CHANNELS = {  # of each target: what is sparse, and how many channels are left
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", _CHANNELS)
 def test_channels(target, tmp_path):
     built, (sparse, sizes) = two_branches(), _CHANNELS[target]
