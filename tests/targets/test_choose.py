@@ -125,6 +125,7 @@ def test_channels(target, tmp_path):
         } == set(sparse)
 
 
+@pytest.mark.slow
 def test_channels_of_recurrent_layers():
     inputs = keras.Input((6, 8))
     x = layers.Bidirectional(layers.GRU(16, return_sequences=True, name="gru"), name="both")(inputs)
@@ -149,6 +150,7 @@ def test_channels_of_recurrent_layers():
     }
 
 
+@pytest.mark.slow
 def test_shrink_keeps_blocks_of_layers_it_is_not_told():
     keras.utils.set_random_seed(0)
     built = keras.Sequential(

@@ -501,6 +501,7 @@ def test_settings_for_layers_that_are_given_a_sparsity_alone():
     assert (found["first/kernel"] != 0).all()
 
 
+@pytest.mark.fast_for("Unstructured()-Uniform()")
 @pytest.mark.parametrize(
     ("pattern", "allocation"),
     [

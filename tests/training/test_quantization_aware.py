@@ -196,6 +196,7 @@ def test_every_kind_of_model_and_back(kind):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.fast_for("float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_fit_with_pruning(policy):
     keras.config.set_dtype_policy(policy)

@@ -39,6 +39,7 @@ def test_sparsity_is_exact_at_the_end_of_fit_however_it_is_compiled(policy, how)
     assert steps(model) == {14}
 
 
+@pytest.mark.fast_for("14-14")
 @pytest.mark.parametrize(("made", "update"), [(13, 1), (14, 14)])
 def test_updates_come_with_the_step_they_are_scheduled_for(made, update):
     schedule = kprune.PolynomialDecay(0.1, 0.8, begin_step=0, end_step=14, frequency=20)
@@ -107,6 +108,7 @@ def test_training_prunes_without_the_callback_and_files_are_sparse(tmp_path):
     assert steps(again) == {14}
 
 
+@pytest.mark.slow
 def test_validation_sees_what_is_saved():
     model = compiled(wrapped_mlp(), metrics=["accuracy"])
     x, y = data(64, seed=1)
@@ -209,6 +211,7 @@ def test_masks_reach_and_leave_wrapped_layers():
     assert not np.allclose(trained, numpy(plain(x)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_calls_with_several_arguments():
     query, value = keras.Input((3, 8)), keras.Input((5, 8))
     attention = kprune.prune_low_magnitude(layers.GroupQueryAttention(4, 4, 2))
@@ -311,7 +314,7 @@ def test_nested_and_shared_models():
     assert steps(wrapped) == {2}
 
 
-@pytest.mark.fast_for("built")
+@pytest.mark.slow
 @pytest.mark.parametrize("built", [True, False], ids=["built", "not_built"])
 def test_subclassed_models_are_wrapped_through_the_layers_they_own(built):
     x = np.random.default_rng(0).normal(size=(32, 20)).astype("float32")
