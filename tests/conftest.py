@@ -88,11 +88,22 @@ def _alone():
     assert not changed, {name: (before[name], after[name]) for name in changed}
 
 
-def pytest_collection_modifyitems(items):
-    """Refuse names that differ from process to process: with xdist, no test would run."""
+@pytest.hookimpl(tryfirst=True)  # Before `-m` chooses.
+def pytest_collection_modifyitems(config, items):
+    """Refuse names that differ from process to process, and say which cases are slow."""
     changing = [item.nodeid for item in items if re.search(r" at 0x|{[^:]+,[^:]+}", item.nodeid)]
-    if changing:
+    if changing:  # With xdist, no test would run.
         raise pytest.UsageError(f"Give these tests ids that do not change: {changing}")
+    fast = [(item, item.get_closest_marker("fast_for")) for item in items]
+    fast = [(item, marker.args) for item, marker in fast if marker]
+    for item, cases in fast:
+        if item.callspec.id not in cases:
+            item.add_marker("slow")
+    if not any("::" in argument for argument in config.args):
+        there = {(item.originalname, item.callspec.id) for item, _ in fast}
+        named = {(item.originalname, case) for item, cases in fast for case in cases}
+        if named - there and keras.backend.backend() == "tensorflow":
+            raise pytest.UsageError(f"`fast_for` names what is not there: {named - there}")
 
 
 def _missing_is_a_failure(report):

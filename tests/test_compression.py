@@ -48,6 +48,7 @@ def test_from_a_dense_model_to_a_gzipped_file(tmp_path):
     assert (tmp_path / "again.tflite.gz").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["int8", "dynamic"])
 def test_8_bits_with_the_zeros_held(tmp_path, quantize):
     model, (x, _) = compiled(mlp()), data(256)
@@ -65,6 +66,7 @@ def test_8_bits_with_the_zeros_held(tmp_path, quantize):
     assert (tmp_path / "m.tflite").stat().st_size == report.bytes
 
 
+@pytest.mark.slow
 def test_stripped_models_keep_their_zeros_in_fine_tuning(tmp_path):
     model, (x, _) = compiled(mlp()), data(256)
     fit(model, [kprune.Pruning(0.8, allocation=kprune.Global())])
@@ -88,6 +90,7 @@ def test_without_training(tmp_path):
     assert report.export.quantize == "codebook"
 
 
+@pytest.mark.slow
 def test_some_layers_only(tmp_path):
     layers = {"first": 4, "second": None}
     report = kprune.compress(mlp(), tmp_path / "m.tflite", layers=layers)
@@ -157,6 +160,7 @@ def test_a_file_that_fails_verification_is_not_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite.gz"]
 
 
+@pytest.mark.slow
 def test_codes_of_weights_that_are_shared_already_do_not_change(tmp_path):
     model = mlp()
     cluster_once(model, 8)

@@ -41,6 +41,7 @@ def run(tmp_path_factory):
     return out, arrays, result.output
 
 
+@pytest.mark.slow
 def test_files_figures_and_picture_are_there_and_nothing_else(run):
     out, _, output = run
     names = [f"{m}.{suffix}" for m in ("dense", "pruned") for suffix in ("keras", "onnx", "tflite")]
@@ -53,6 +54,7 @@ def test_files_figures_and_picture_are_there_and_nothing_else(run):
         assert row["latency"] > 0
 
 
+@pytest.mark.slow
 def test_pruned_files_hold_the_sparsity_asked_for(run):
     out, _, _ = run
     for suffix in (".keras", ".tflite", ".onnx"):
@@ -63,6 +65,7 @@ def test_pruned_files_hold_the_sparsity_asked_for(run):
     assert size(out / "pruned.tflite").bytes < size(out / "dense.tflite").bytes / 4
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_files(run):
     from ai_edge_litert.interpreter import Interpreter
 

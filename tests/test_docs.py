@@ -41,6 +41,7 @@ def run(page):
     return namespace
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning:kprune")
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

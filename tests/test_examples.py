@@ -29,6 +29,7 @@ def run(example, *arguments):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_early_stopping():
     printed, warned = run("early_stopping.py", "--epochs", 4, "--train-size", 512)
     found = re.findall(
@@ -41,6 +42,7 @@ def test_early_stopping():
     assert (float(reached) < 0.89) == ("less sparsity than was asked" in warned)
 
 
+@pytest.mark.slow
 def test_gan(tmp_path):
     printed, warned = run("gan.py", "--epochs", 4, "--train-size", 256, "--out", tmp_path)
     assert "UserWarning" not in warned

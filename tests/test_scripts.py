@@ -43,6 +43,7 @@ def fake_mnist(folder):
     np.savez(folder / "mnist.npz", **arrays)
 
 
+@pytest.mark.slow
 def test_reproduce_mnist(tmp_path):
     fake_mnist(tmp_path)
     out = tmp_path / "out.json"
@@ -60,6 +61,7 @@ def test_reproduce_mnist(tmp_path):
     assert result["pruned_error"] == only["pruned_error"] < 0.5
 
 
+@pytest.mark.slow
 def test_reproduce_compression(tmp_path):
     fake_mnist(tmp_path)
     out, keep = tmp_path / "out.json", tmp_path / "files"
@@ -82,6 +84,7 @@ def test_reproduce_compression(tmp_path):
     assert result["error"] == only["error"] < 0.5
 
 
+@pytest.mark.slow
 def test_reproduce_quantization(tmp_path):
     fake_mnist(tmp_path)
     (tmp_path / "mnist.npz").rename(tmp_path / "fashion_mnist.npz")
@@ -105,6 +108,7 @@ def test_lenet_5_is_caffes(monkeypatch):
     assert script.build(script.Name.MLP, 0.2).count_params() == 266_610
 
 
+@pytest.mark.slow
 def test_benchmark_training(tmp_path):
     out = tmp_path / "out.json"
     sizes = ["--weights", "20k", "--batch-size", 4, "--frequency", 6, "--rounds", 2]
@@ -140,6 +144,7 @@ class Pipe:
         self.pruned.append(sum((mask.numpy() == 0).sum() for mask in self.masks()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["KPRUNE", "TFMOT"])
 def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
     if name == "TFMOT":
@@ -159,6 +164,7 @@ def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
     assert training.result() == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["KPRUNE", "TOP_K", "TFMOT"])
 def test_mask_updates_are_of_the_same_mask(benchmark, name):
     if name == "TFMOT":
@@ -167,6 +173,7 @@ def test_mask_updates_are_of_the_same_mask(benchmark, name):
     assert masks.result() == pytest.approx({0.5: 512 / 1024, 0.9: 922 / 1024})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [500_000, 1_000_000, 5_000_000])
 def test_the_cnn_has_the_size_asked_for(benchmark, weights):
     width = benchmark._width(weights)

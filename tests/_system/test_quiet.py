@@ -51,6 +51,7 @@ def test_import_brings_no_converter_along():
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 def test_exports_print_nothing(tmp_path):
     result = run(

@@ -48,6 +48,7 @@ def state():
     return descriptors, streams, functions, loggers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 def test_two_exports_at_once_leave_everything_as_it_was(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -44,6 +44,7 @@ def test_flops(model_file, tmp_path):
     assert json.loads((tmp_path / "out.json").read_text())["total"] == 3200
 
 
+@pytest.mark.slow
 def test_benchmark_as_a_command_and_as_a_script(model_file, tmp_path):
     pytest.importorskip("onnxruntime")
     from kprune.export import export_onnx

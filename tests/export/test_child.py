@@ -60,6 +60,7 @@ def test_model_with_custom_parts(tmp_path):
     assert model.layers[-2].activation.__name__ == "<lambda>"
 
 
+@pytest.mark.slow
 def test_subclassed_mixed_precision_sparse(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = ZOO["subclassed"]()
@@ -72,12 +73,14 @@ def test_subclassed_mixed_precision_sparse(tmp_path):
     assert run_tflite(report.path, feed)["out"].shape == (1, 3)
 
 
+@pytest.mark.slow
 def test_refusals_come_through(tmp_path):
     with pytest.raises(ExportError, match="batch_size=1"):
         export_tflite(ZOO["gru"](), tmp_path / "m.tflite", batch_size=None)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_objects_that_cannot_travel(tmp_path):
     import threading
 
@@ -113,6 +116,7 @@ def relu(x):
     return ops.square(x)
 
 
+@pytest.mark.slow
 def test_each_of_one_name_arrives_as_itself(tmp_path):
     x = inputs = keras.Input((6,))
     x = layers.Dense(8, activation=times(2.0))(x)
@@ -147,6 +151,7 @@ class Halve(keras.layers.Layer):
 """
 
 
+@pytest.mark.slow
 def test_it_imports_from_where_its_parent_does_and_from_nowhere_else(tmp_path):
     script, here = tmp_path / "script", tmp_path / "here"
     script.mkdir()

@@ -35,6 +35,18 @@ def agree(model, report, run, samples):
         np.testing.assert_allclose(outputs[difference.name], expected, rtol=0, atol=1e-4 * scale)
 
 
+@pytest.mark.fast_for(
+    "mlp-tflite",
+    "mlp-onnx",
+    "cnn-tflite",
+    "cnn-onnx",
+    "conv3d-onnx",
+    "lstm-onnx",
+    "embedding-tflite",
+    "dict_io-tflite",
+    "dict_io-onnx",
+    "subclassed-tflite",
+)
 @pytest.mark.parametrize("format", EXPORTS)
 @pytest.mark.parametrize("kind", ZOO)
 def test_exports_and_agrees(kind, format, tmp_path):
@@ -54,6 +66,7 @@ def test_exports_and_agrees(kind, format, tmp_path):
         np.testing.assert_array_equal(now, then)
 
 
+@pytest.mark.fast_for("cnn")
 @pytest.mark.parametrize("kind", ["cnn", "grouped_conv", "attention"])
 def test_free_batch_size_in_tflite(kind, tmp_path):
     model = ZOO[kind]()
@@ -72,6 +85,7 @@ def test_fixed_batch_size(format, tmp_path):
             agree(model, report, run, samples=2)
 
 
+@pytest.mark.fast_for("False")
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_lstm_for_a_batch_of_one_is_no_loop(wrapped, tmp_path):
     import onnx
@@ -92,6 +106,7 @@ def test_an_lstm_for_a_batch_of_one_is_no_loop(wrapped, tmp_path):
     assert shapes == [[1, 7, 5], [1, 7, 3], [1, 4]]
 
 
+@pytest.mark.slow
 def test_what_has_no_lstm_operator_is_a_loop_for_a_batch_of_one(tmp_path):
     inputs = keras.Input((7,), dtype="int32")
     x = layers.LSTM(4)(layers.Embedding(9, 5, mask_zero=True)(inputs))
@@ -106,6 +121,7 @@ def test_recurrent_with_free_batch_says_what_to_do(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fast_for("mixed_float16-tflite", "mixed_bfloat16-onnx", "float16-onnx")
 @pytest.mark.parametrize("format", EXPORTS)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
 def test_low_precision_models_export_in_float32(policy, format, tmp_path):
@@ -175,6 +191,7 @@ def test_subclassed_model_takes_dtypes_from_inputs(tmp_path):
     np.testing.assert_allclose(output, model(ids), atol=1e-5)
 
 
+@pytest.mark.fast_for("onnx")
 @pytest.mark.parametrize("format", EXPORTS)
 def test_stored_weights_are_told_apart_after_batch_norms_are_folded(format, tmp_path):
     rng = np.random.default_rng(0)
@@ -226,6 +243,7 @@ def test_report_prints_and_is_plain_data(tmp_path):
     assert 0 < plain["gzipped_bytes"] < plain["bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", EXPORTS)
 def test_a_model_less_sparse_than_was_asked_is_exported_with_a_warning(format, tmp_path):
     model = compiled(mlp())

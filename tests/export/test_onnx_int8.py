@@ -88,6 +88,7 @@ def test_convolutions_stay_in_float_in_dynamic_files_and_the_report_says_so(prun
     assert any("left in float32" in note and "Conv" in note for note in report.notes)
 
 
+@pytest.mark.fast_for("embedding-int8", "attention-dynamic")
 @pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
 @pytest.mark.parametrize("kind", ["bidirectional", "embedding", "attention", "masked_text"])
 def test_other_layers(kind, quantize, tmp_path):
@@ -168,6 +169,7 @@ def test_bad_arguments(arguments, match, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["dynamic", "int8"])
 def test_loops_stay_in_float_and_the_report_says_so(quantize, tmp_path):
     """The quantizer alone would write a file whose nodes are out of order."""
@@ -182,6 +184,7 @@ def test_loops_stay_in_float_and_the_report_says_so(quantize, tmp_path):
     assert dtypes == {"gru_cell": "float32", model.layers[-1].name: "int8"}
 
 
+@pytest.mark.fast_for("int8")
 @pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8"])
 def test_both_directions_of_an_lstm(quantize, tmp_path):
     x = np.random.default_rng(0).normal(size=(32, 7, 5)).astype("float32")

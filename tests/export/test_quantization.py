@@ -34,6 +34,7 @@ def accuracy(path, x, y, name="input"):
     return hits / len(y)
 
 
+@pytest.mark.fast_for("int8-0.35-int8")
 @pytest.mark.parametrize(
     ("quantize", "shrinks", "dtype"),
     [
@@ -62,6 +63,7 @@ def test_quantized_files_are_small_and_keep_accuracy(
     assert accuracy(report.path, x[held_out], y[held_out]) > keras_accuracy - 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "quantize"), [("lstm", "int8"), ("gru", "int16x8")])
 def test_recurrent_layers_quantize_and_stay_as_they_were(kind, quantize, tmp_path):
     model = ZOO[kind]()
@@ -104,6 +106,7 @@ def test_wrong_ranges_are_caught_by_verification(trained, digits, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tolerance_can_be_set(trained, tmp_path):
     with pytest.raises(VerificationError, match="at most 1e-09 is allowed"):
         export_tflite(trained, tmp_path / "m.tflite", quantize="float16", tolerance=1e-9)
@@ -131,6 +134,7 @@ def wide():
     return model
 
 
+@pytest.mark.fast_for("None")
 @pytest.mark.parametrize("quantize", [None, "float16"])
 def test_sparse_encoding_is_smaller_and_read_back_exactly(quantize, wide, tmp_path):
     zeros = prune_by_hand(wide, 0.8)
@@ -170,6 +174,7 @@ def in_order(values):
 KINDS = ["cnn", "separable", "grouped_conv", "conv1d", "lstm", "gru", "embedding", "attention"]
 
 
+@pytest.mark.fast_for("cnn")
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantization_aware_training_rounds_kernels_as_the_file_does(kind, tmp_path):
     model = ZOO[kind]()  # Its BatchNormalization is new, and scales all channels alike.
@@ -189,6 +194,7 @@ def test_quantization_aware_training_rounds_kernels_as_the_file_does(kind, tmp_p
         assert min(distances) < 1e-5, weight.name
 
 
+@pytest.mark.slow
 def test_pruning_with_quantization_aware_training_to_int8(trained, digits, tmp_path):
     x, y = digits
     model = keras.models.clone_model(trained)

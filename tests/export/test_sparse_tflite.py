@@ -37,6 +37,7 @@ def test_auto_is_the_default_and_dense_models_stay_dense(tmp_path):
     assert "on litert-x86" in str(report)
 
 
+@pytest.mark.fast_for("0.9-None-True", "0.8-litert-wasm-False")
 @pytest.mark.parametrize(
     ("sparsity", "target", "blocks"),
     [
@@ -60,6 +61,7 @@ def test_blocks_only_where_they_are_faster(sparsity, target, blocks, tmp_path):
     assert weight.sparsity == pytest.approx(sparsity, abs=0.01)
 
 
+@pytest.mark.slow
 def test_sparse_is_not_larger_than_dense(tmp_path):
     # A value and its place in a row of more than 256 take 6 bytes, a dense value 4.
     built = dense_model(0.31, blocks=False, inputs=300)
@@ -103,6 +105,7 @@ def without_rewrites(monkeypatch):
     monkeypatch.setattr("kprune.export.sparse_tflite.rewrite", lambda model, target: (model, []))
 
 
+@pytest.mark.slow
 def test_a_trap_that_is_not_rewritten_is_stored_dense_or_refused(tmp_path, monkeypatch):
     without_rewrites(monkeypatch)
     path = tmp_path / "m.tflite"
@@ -117,6 +120,7 @@ def test_a_trap_that_is_not_rewritten_is_stored_dense_or_refused(tmp_path, monke
     assert encodings(export_tflite(built, path, sparse=True, target="litert-x86")) >= {"sparse"}
 
 
+@pytest.mark.fast_for("int8")
 @pytest.mark.parametrize("quantize", ["float16", "dynamic", "int8", "int16x8"])
 def test_quantized_zeros_are_all_kept(quantize, tmp_path):
     built = model("batch_normalization", sparsity=0.0)
@@ -143,6 +147,7 @@ def test_arguments(tmp_path):
         export_tflite(dense_model(0.9), path, sparse="yes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [6, 33])
 def test_inputs_that_do_not_divide_into_blocks_are_all_stored(inputs, tmp_path):
     built = dense_model(0.8, inputs=inputs // 4 * 4, outputs=24)
@@ -154,6 +159,7 @@ def test_inputs_that_do_not_divide_into_blocks_are_all_stored(inputs, tmp_path):
     assert (weight.encoding, weight.sparsity) == ("sparse", np.mean(kernel == 0))
 
 
+@pytest.mark.fast_for("33")
 @pytest.mark.parametrize("size", [33, 34])  # odd at the first convolution, and at the depthwise
 def test_odd_images_stay_on_the_sparse_path(size, tmp_path):
     inputs = keras.Input((size, size, 3))

@@ -10,6 +10,7 @@ from kprune.graphs import flops
 from tests.helpers.zoo import ZOO
 
 
+@pytest.mark.fast_for("MobileNet-568740352")
 @pytest.mark.parametrize(
     ("build", "macs"),
     [

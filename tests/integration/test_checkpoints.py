@@ -30,6 +30,7 @@ def fit(model, **kwargs):
     model.fit(x, y, callbacks=callbacks, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_resume_from_a_checkpoint_in_mid_training(tmp_path, policy):
     keras.config.set_dtype_policy(policy)
@@ -86,6 +87,7 @@ np.savez(sys.argv[2], *model.get_weights(), outputs=model.predict(np.load(sys.ar
 """
 
 
+@pytest.mark.slow
 def test_an_h5_file_of_mid_training_is_plain_and_trains_on(tmp_path):
     path, found, inputs = tmp_path / "mid.h5", tmp_path / "found.npz", tmp_path / "x.npy"
     seen = {}

@@ -133,18 +133,21 @@ def run(script, pytestconfig):
 
 # Not with steps_per_execution > 1: Keras 3.15 itself fails there, without any pruning
 # ("You must feed a value for placeholder tensor").
+@pytest.mark.slow
 def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
     assert run(MIRRORED, pytestconfig).count("ok") == 3
 
 
+@pytest.mark.slow
 def test_parameter_servers_are_refused_in_fit_and_exact_in_a_loop_of_ones_own(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
     assert run(PARAMETER_SERVER, pytestconfig).split() == ["refused", "refused", "ok"]
 
 
+@pytest.mark.slow
 def test_jax_data_parallel(pytestconfig):
     if backend() != "jax":
         pytest.skip("keras.distribution")

@@ -147,6 +147,7 @@ def example(images, tmp_path_factory):
     return run(KERAS_EXAMPLE, images, folder, kprune, keras), folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
 def test_the_keras_example(example):
     ours, folder = example
@@ -160,6 +161,7 @@ def test_the_keras_example(example):
     assert (folder / "logs" / "metrics").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
 @pytest.mark.filterwarnings("ignore:.*HDF5.*")
 def test_the_keras_example_ends_as_with_tfmot(example, images, tmp_path):
@@ -174,6 +176,7 @@ def test_the_keras_example_ends_as_with_tfmot(example, images, tmp_path):
     assert ours["accuracy"] == pytest.approx(expected["accuracy"], abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*input_shape.*")
 def test_the_layer_wise_examples(images, tmp_path):
     ours = run(LAYERS_EXAMPLE, images, tmp_path, kprune, keras)
@@ -226,6 +229,7 @@ def train_step(model, optimizer, loss):
     return step
 
 
+@pytest.mark.slow
 def test_the_custom_training_loop(images, tmp_path):
     schedule = kprune.PolynomialDecay(0.2, 0.9, begin_step=1, end_step=6, frequency=2)
     model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(30), keras.layers.Dense(10)])

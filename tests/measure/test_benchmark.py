@@ -46,6 +46,7 @@ def test_report_prints_whole_and_saves(report, tmp_path):
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ids_dicts_and_nested_inputs_are_made(tmp_path):
     model = ZOO["dict_io"]()
@@ -64,6 +65,7 @@ def test_batch_size(files):
         benchmark(files / "batch2.tflite", batch_size=1, **QUICK)
 
 
+@pytest.mark.slow
 def test_free_dimensions_need_a_size(tmp_path):
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
@@ -85,6 +87,7 @@ def test_a_damaged_file_is_one_error_that_names_it(files, tmp_path, suffix):
             benchmark([files / "cnn.onnx", path], **QUICK)
 
 
+@pytest.mark.slow
 def test_a_runtime_that_crashes_does_not_take_python_with_it(files, tmp_path, monkeypatch):
     script = tmp_path / "crash.py"
     script.write_text("import os, sys; print('last words', file=sys.stderr); os.abort()")
@@ -93,6 +96,7 @@ def test_a_runtime_that_crashes_does_not_take_python_with_it(files, tmp_path, mo
         benchmark(files / "cnn.tflite", **QUICK)
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_end_is_an_error_that_names_it(files, tmp_path):
     path = endless(tmp_path / "endless.onnx")
     with pytest.raises(ValueError, match=r"endless\.onnx did not run within 5 seconds"):
@@ -101,6 +105,7 @@ def test_a_file_that_does_not_end_is_an_error_that_names_it(files, tmp_path):
         benchmark(files / "cnn.onnx", timeout=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/meminfo").is_file(), reason="memory is limited on Linux only")
 def test_a_file_that_claims_too_much_memory_is_an_error_that_names_it(tmp_path):
     from onnx import helper
@@ -120,6 +125,7 @@ def test_a_file_that_claims_too_much_memory_is_an_error_that_names_it(tmp_path):
         benchmark(path, **QUICK)
 
 
+@pytest.mark.slow
 def test_the_browsers_reference_has_a_time_limit(files, tmp_path, monkeypatch):
     script = tmp_path / "sleep.py"
     script.write_text("import time; time.sleep(600)")
@@ -137,6 +143,7 @@ def test_a_missing_runtime_names_the_extra(files, tmp_path, monkeypatch):
         benchmark(files / "cnn.onnx", **QUICK)
 
 
+@pytest.mark.slow
 def test_no_process_is_left_behind(files, tmp_path, monkeypatch):
     started = []
 

@@ -91,6 +91,7 @@ def change(path, **changes):
     np.savez(path, **changed)
 
 
+@pytest.mark.slow
 def test_other_outputs_fail(device):
     path = device / "m.tflite.check.npz"
     with np.load(path) as arrays:
@@ -106,6 +107,7 @@ def test_other_outputs_fail(device):
     assert second["reason"] is None
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_run_leaves_the_others_measured(device):
     (device / "cut.tflite").write_bytes((device / "m.tflite").read_bytes()[:1000])
     digest = hashlib.sha256((device / "cut.tflite").read_bytes()).hexdigest()
@@ -118,6 +120,7 @@ def test_a_file_that_does_not_run_leaves_the_others_measured(device):
     assert "does not run" in done.stdout
 
 
+@pytest.mark.slow
 def test_recorded_values_must_be_there_whole_and_of_this_file(device):
     check = device / "m.onnx.check.npz"
     check.write_bytes(check.read_bytes()[:500])
@@ -131,6 +134,7 @@ def test_recorded_values_must_be_there_whole_and_of_this_file(device):
     assert "--record new.onnx" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_cannot_be_recorded_leaves_no_file(device):
     (device / "bad.onnx").write_bytes(b"nothing")
     done = run(device, "--record", "bad.onnx")
@@ -140,6 +144,7 @@ def test_what_cannot_be_recorded_leaves_no_file(device):
     assert run(device, "none.onnx").stderr.endswith("no such file: none.onnx\n")
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_end_or_crashes_is_named(device):
     onnx = pytest.importorskip("onnx")
     endless(device / "endless.onnx")
@@ -163,6 +168,7 @@ def test_a_file_that_does_not_end_or_crashes_is_named(device):
     assert not list(device.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_missing_runtime_is_named(device):
     (device / "blocked").mkdir(exist_ok=True)
     (device / "blocked" / "onnxruntime.py").write_text("raise ImportError(name='onnxruntime')")

@@ -41,6 +41,7 @@ with browser._chromium(str(folder / "browser"), "") as (process, _):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_leaves_no_process_and_no_folder(tmp_path):
     ids, temporary = tmp_path / "ids", tmp_path / "temporary"
     temporary.mkdir()

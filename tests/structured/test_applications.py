@@ -31,6 +31,7 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_application_is_halved_and_exact(name):
     model = MODELS[name]()

@@ -55,6 +55,7 @@ def _masks(model):
     return [ops.convert_to_numpy(mask) for mask in model.optimizer.masks().values()]
 
 
+@pytest.mark.fast_for("0.5-None")
 @pytest.mark.parametrize(
     ("sparsity", "criterion"),
     [(0.5, None), (0.3, kprune.Taylor()), (0.75, kprune.Random(1)), (0.5, kprune.L2Norm())],
@@ -72,6 +73,7 @@ def test_every_group_loses_what_was_asked(sparsity, criterion):
     assert not any("kprune" in type(layer).__module__ for layer in small.layers)
 
 
+@pytest.mark.slow
 def test_channels_are_rounded_and_some_stay():
     model = _resnet()
     pattern = kprune.Channels(round_to=4, min_channels=8)
@@ -81,6 +83,7 @@ def test_channels_are_rounded_and_some_stay():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_channels_ranked_together():
     model = _resnet()
     callback = kprune.Pruning(0.5, pattern=kprune.Channels(), allocation=kprune.Global())
@@ -100,6 +103,7 @@ def test_only_the_layers_that_are_named():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_beside_another_pattern():
     model = _resnet()
     layers_ = {"hidden": 0.8, "head": None, "*": {"sparsity": 0.5, "pattern": kprune.Channels()}}
@@ -111,6 +115,7 @@ def test_beside_another_pattern():
     _check_same(model, small)
 
 
+@pytest.mark.slow
 def test_masks_stay_in_later_training_and_are_taken_up_again(tmp_path):
     model = _resnet()
     schedule = kprune.ConstantSparsity(0.5, begin_step=0, frequency=100)
@@ -188,6 +193,7 @@ def test_config_round_trip():
     assert again == pattern
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stem", "outer"])
 def test_any_maker_names_the_channels_of_a_sum(name):
     model = _resnet()
@@ -199,6 +205,7 @@ def test_any_maker_names_the_channels_of_a_sum(name):
     assert small.get_layer("stem").filters == small.get_layer("outer").filters < 12
 
 
+@pytest.mark.slow
 def test_channels_belong_to_the_first_setting_that_names_them():
     model = _resnet()
     shares = {"outer": 0.25, "stem": 0.5, "inner": 0.5}
@@ -218,6 +225,7 @@ def test_layers_that_leave_nothing_are_named():
         _fit(_resnet(), callback)
 
 
+@pytest.mark.slow
 def test_sparsity_counts_what_can_be_masked():
     model = _resnet()
     model.get_layer("outer").trainable = False
@@ -237,6 +245,7 @@ def test_sparsity_counts_what_can_be_masked():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("allocation", "held"),
     [

@@ -40,6 +40,18 @@ def test_only_what_must_stay_is_frozen(name):
     assert frozen == FROZEN[name], [(g.name, g.frozen) for g in groups if g.frozen]
 
 
+@pytest.mark.fast_for(
+    "mlp",
+    "vgg",
+    "resnet",
+    "unet",
+    "siamese",
+    "text_conv1d",
+    "lstm_stack",
+    "rms_transformer",
+    "dictionaries",
+    "channel_shuffle",
+)
 @pytest.mark.parametrize("name", TOPOLOGIES)
 @settings(max_examples=_EXAMPLES, phases=[Phase.generate])
 @given(seed=st.integers(0, 2**31))

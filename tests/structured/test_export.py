@@ -25,6 +25,7 @@ def images():
     return np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
 
 
+@pytest.mark.fast_for("mobilenet_v2-None")
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_pruned_model_runs_in_litert(pruned, images, tmp_path, quantize):
     data = None if quantize is None else images
@@ -37,6 +38,7 @@ def test_pruned_model_runs_in_litert(pruned, images, tmp_path, quantize):
     assert kinds == {"float32" if quantize is None else quantize}
 
 
+@pytest.mark.fast_for("mobilenet_v2")
 def test_pruned_model_runs_in_onnxruntime(pruned, images, tmp_path):
     import onnxruntime
 

@@ -39,6 +39,9 @@ def _channels(model):
     return sum(group.channels * group.width for group in free)
 
 
+@pytest.mark.fast_for(
+    "allocation0-0.5-flops", "allocation0-0.8-params", "allocation1-0.25-channels"
+)
 @pytest.mark.parametrize("kind", ["flops", "params", "channels"])
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
 @pytest.mark.parametrize("allocation", [kprune.Global(), kprune.Uniform()])
@@ -55,6 +58,7 @@ def test_numbers_of_channels_are_rounded(resnet):
     assert abs(_share("flops", small, resnet) - 0.5) <= 0.02
 
 
+@pytest.mark.slow
 def test_no_group_goes_below_the_fewest(resnet):
     small = kprune.prune_channels(resnet, flops=0.6, round_to=4, min_channels=24)
     assert min(g.channels for g in kprune.channel_groups(small) if not g.frozen) >= 24
@@ -106,6 +110,7 @@ def test_layers_say_who_loses_channels(resnet):
     assert small.get_layer("stem").filters == 32
 
 
+@pytest.mark.fast_for("mlp", "siamese", "dictionaries")
 @pytest.mark.parametrize("name", ["resnet", "mlp", "siamese", "dictionaries", "transformer"])
 def test_original_is_as_it_was_and_the_result_saves(name, tmp_path):
     model = TOPOLOGIES[name]()
@@ -128,6 +133,7 @@ def test_original_is_as_it_was_and_the_result_saves(name, tmp_path):
         np.testing.assert_allclose(a, b, 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_result_is_trained():
     model = TOPOLOGIES["mobilenet_v2"]()
     small = kprune.prune_channels(model, flops=0.61, round_to=1)

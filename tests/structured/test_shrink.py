@@ -35,6 +35,9 @@ def _check_same(model, small):
 _NAMES = sorted(TOPOLOGIES)[:: 3 if keras.backend.backend() == "jax" else 1]
 
 
+@pytest.mark.fast_for(
+    "mlp", "vgg", "mobilenet_v1", "cross_attention", "splits", "convolutions_3d", "mixed_float16"
+)
 @pytest.mark.parametrize("name", _NAMES)
 def test_masked_channels_are_found(name):
     keras.utils.set_random_seed(0)

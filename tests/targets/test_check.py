@@ -49,6 +49,7 @@ def test_models_as_the_export_will_write_them():
     assert any("densely by design" in layer.reason for layer in x86.layers)
 
 
+@pytest.mark.fast_for("conv1d", "embedding")
 @on_tensorflow
 @pytest.mark.parametrize("kind", ["conv1d", "conv3d", "gru", "attention", "embedding"])
 def test_layers_that_no_sparse_kernel_is_for_are_listed_as_they_are_stored(kind, tmp_path):

@@ -87,6 +87,7 @@ _CHANNELS = {  # of each target: what is sparse, and how many channels are left
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", _CHANNELS)
 def test_channels(target, tmp_path):
     built, (sparse, sizes) = two_branches(), _CHANNELS[target]
@@ -124,6 +125,7 @@ def test_channels(target, tmp_path):
         } == set(sparse)
 
 
+@pytest.mark.slow
 def test_channels_of_recurrent_layers():
     inputs = keras.Input((6, 8))
     x = layers.Bidirectional(layers.GRU(16, return_sequences=True, name="gru"), name="both")(inputs)
@@ -148,6 +150,7 @@ def test_channels_of_recurrent_layers():
     }
 
 
+@pytest.mark.slow
 def test_shrink_keeps_blocks_of_layers_it_is_not_told():
     keras.utils.set_random_seed(0)
     built = keras.Sequential(

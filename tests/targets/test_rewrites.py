@@ -74,6 +74,7 @@ def test_what_stock_models_have_has_a_form():
         assert symmetric_form(graph.ops[-1], padding_before(graph, graph.ops[-1])) == expected
 
 
+@pytest.mark.fast_for("plain", "residual", "squeeze_and_excite", "parametric", "flattened_mean")
 @pytest.mark.parametrize("name", GRAPHS)
 def test_rewritten_models_are_right_and_equal(name):
     built = model(name)

@@ -24,6 +24,9 @@ def test_models(name):
     assert fate(from_keras.read(model(name))) == GRAPHS[name][1]
 
 
+@pytest.mark.fast_for(
+    "plain", "mean_is_output", "residual", "asymmetric_stem", "nested", "flattened_mean"
+)
 @pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_files(name):
@@ -46,6 +49,7 @@ def test_two_thirds_in_whole_numbers():
     assert xnnpack.Cluster([], weights=9, zeros=7).enough
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [keras.applications.MobileNet, keras.applications.MobileNetV2])
 def test_stock_models_are_one_cluster_once_prepared(build):
     stock = build(weights=None, input_shape=(64, 64, 3), classes=8)

@@ -45,6 +45,7 @@ def load(path):
         return keras.models.load_model(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["layerwise", "whole", "nested", "never_trained"])
 def test_a_file_of_tfmot_opens_as_it_was(theirs, name):
     with np.load(theirs / f"{name}.npz") as expected:
@@ -67,6 +68,7 @@ def test_a_file_of_tfmot_opens_as_it_was(theirs, name):
         assert [w._prunes_depthwise for w in again] == [False] * len(again)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file_of_tfmot(theirs):
     model = load(theirs / "layerwise.h5")
     x = np.load(theirs / "layerwise.npz")["x"]

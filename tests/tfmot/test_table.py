@@ -112,6 +112,7 @@ class Subclassed(keras.Model):
         return self.second(self.first(inputs, training=training), training=training)
 
 
+@pytest.mark.slow
 def test_d1_subclassed_models():
     model = Subclassed()
     model(data(2)[0])
@@ -149,6 +150,7 @@ def test_d2_every_kernel_is_pruned():
         assert (type(clustered) is ClusterWeights) is is_clustered
 
 
+@pytest.mark.slow
 def test_d3_m_by_n_follows_the_schedule_and_is_saved():
     schedule = kprune.PolynomialDecay(0.0, 0.5, 0, 4, power=1, frequency=1)
     wrapper = kprune.prune_low_magnitude(layers.Conv1D(4, 3), schedule, sparsity_m_by_n=(2, 4))
@@ -264,6 +266,7 @@ def test_d14_ties_are_pruned_to_the_last_one():
     assert numpy(wrapper.pruning_vars[0][1]).sum() == 15
 
 
+@pytest.mark.slow
 def test_d15_weights_of_a_checkpoint_are_sparse(tmp_path):
     model = compiled(tfmot.sparsity.keras.prune_low_magnitude(mlp(), NOW))
     path = tmp_path / "step.weights.h5"

@@ -30,6 +30,7 @@ def fit(model, *callbacks, epochs=10, **kwargs):
     return model.fit(x, y, callbacks=list(callbacks), **arguments)
 
 
+@pytest.mark.fast_for("2")
 @pytest.mark.parametrize("patience", [2, 50])
 def test_early_stopping_waits_for_the_schedule(patience):
     model = compiled(mlp())
@@ -43,6 +44,7 @@ def test_early_stopping_waits_for_the_schedule(patience):
     assert len(history.epoch) == (15 if patience == 2 else 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 def test_without_it_the_end_of_fit_and_strip_say_what_was_reached(order):
     model = compiled(mlp())
@@ -54,6 +56,7 @@ def test_without_it_the_end_of_fit_and_strip_say_what_was_reached(order):
         kprune.strip_pruning(model)
 
 
+@pytest.mark.slow
 def test_only_the_best_of_the_sparse_epochs_is_kept(tmp_path):
     path = tmp_path / "best.keras"
     best = keras.callbacks.ModelCheckpoint(path, "val_loss", save_best_only=True)
@@ -63,6 +66,7 @@ def test_only_the_best_of_the_sparse_epochs_is_kept(tmp_path):
     assert zeros(saved) == expected_zeros(saved, 0.9)
 
 
+@pytest.mark.slow
 def test_it_works_for_wrapped_models():
     schedule = kprune.PolynomialDecay(0.0, 0.9, 2, 20, frequency=2)
     model = compiled(kprune.prune_low_magnitude(mlp(), schedule))
@@ -73,6 +77,7 @@ def test_it_works_for_wrapped_models():
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
+@pytest.mark.slow
 def test_wrapped_models_say_what_was_reached():
     schedule = kprune.PolynomialDecay(0.0, 0.9, 2, 30, frequency=2)
     model = compiled(kprune.prune_low_magnitude(mlp(), schedule))
@@ -82,6 +87,7 @@ def test_wrapped_models_say_what_was_reached():
         kprune.strip_pruning(model)
 
 
+@pytest.mark.slow
 def test_a_run_that_never_gets_there():
     model = compiled(mlp())
     schedule = kprune.PolynomialDecay(0.0, 0.9, 2, 400)
@@ -95,6 +101,7 @@ def test_a_fit_without_pruning_is_as_ever():
     assert len(history.epoch) == 4
 
 
+@pytest.mark.slow
 def test_batches_are_passed_on_once_it_is_sparse(tmp_path):
     seen = []
 
@@ -112,6 +119,7 @@ def test_what_is_no_callback():
         kprune.after_pruning("early")
 
 
+@pytest.mark.slow
 def test_a_summary_line_unless_fit_is_silent(capsys):
     model = compiled(mlp())
     fit(model, kprune.Pruning(0.5))
@@ -125,6 +133,7 @@ def test_a_summary_line_unless_fit_is_silent(capsys):
     assert f"{sum(zeros(model).values()) / total:.4f} of the whole model" in line[0]
 
 
+@pytest.mark.slow
 def test_so_it_does_for_wrappers_whose_masks_do_not_count(capsys):
     model = compiled(kprune.prune_low_magnitude(mlp(), kprune.ConstantSparsity(0.5, 0)))
     fit(model, kprune.UpdatePruningStep(), epochs=2, verbose=2)
@@ -150,6 +159,7 @@ def test_a_run_that_is_cut_short():
     assert unmet(model)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_data_set_that_runs_out():
     model = compiled(mlp())
@@ -157,6 +167,7 @@ def test_a_data_set_that_runs_out():
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
+@pytest.mark.slow
 def test_training_that_diverges_is_left_to_terminate_on_nan():
     model = compiled(mlp(), keras.optimizers.SGD(float("inf")))
     history = fit(model, keras.callbacks.TerminateOnNaN(), kprune.Pruning(0.5))

@@ -27,6 +27,7 @@ def at_risk(model, *callbacks):
     return sum("lets the zeros" in str(one.message) for one in said)
 
 
+@pytest.mark.slow
 def test_it_is_said_once_until_the_model_is_pruned_again():
     model = pruned()
     assert at_risk(compiled(model)) == 1
@@ -36,6 +37,7 @@ def test_it_is_said_once_until_the_model_is_pruned_again():
     assert at_risk(compiled(model)) == 1
 
 
+@pytest.mark.fast_for("hold")
 @pytest.mark.parametrize(
     "make", [lambda: kprune.WeightClustering(4), kprune.HoldZeros], ids=["clustering", "hold"]
 )
@@ -47,6 +49,7 @@ def test_not_where_zeros_are_held_by_other_means(make):
         assert (value[before[name]] == 0).all()
 
 
+@pytest.mark.slow
 def test_not_for_wrapped_models_but_once_they_are_stripped():
     schedule = kprune.ConstantSparsity(0.8, 0)
     model = compiled(kprune.prune_low_magnitude(mlp(), schedule))

@@ -20,6 +20,7 @@ def pruned(sparsity=0.8, **kwargs):
     return model
 
 
+@pytest.mark.slow
 def test_layers_that_a_second_pruning_does_not_name_keep_their_zeros():
     model = compiled(mlp())
     with warnings.catch_warnings():
@@ -38,6 +39,7 @@ def test_two_prunings_in_one_fit():
     assert zeros(model) == expected
 
 
+@pytest.mark.slow
 def test_part_of_a_group_is_pruned_further():
     model = pruned(0.5)
     before = kernels(model)["second/kernel"] == 0
@@ -46,6 +48,7 @@ def test_part_of_a_group_is_pruned_further():
     np.testing.assert_array_equal(kernels(model)["second/kernel"] == 0, before)
 
 
+@pytest.mark.slow
 def test_zeros_stay_until_the_schedule_begins():
     model = pruned(0.8)
     before = {name: value == 0 for name, value in kernels(model).items()}
@@ -54,12 +57,14 @@ def test_zeros_stay_until_the_schedule_begins():
         assert (before[name] <= (value == 0)).all()
 
 
+@pytest.mark.slow
 def test_a_schedule_that_would_lose_zeros_says_so():
     model = pruned(0.8)
     with pytest.warns(UserWarning, match=r"0\.8\d* is zero, and the schedule begins at 0\.5"):
         fit(model, kprune.Pruning(0.5))
 
 
+@pytest.mark.fast_for("True")
 @pytest.mark.parametrize("strip", [False, True])
 def test_a_training_that_would_lose_zeros_says_so(strip):
     model = pruned(0.8)
@@ -73,6 +78,7 @@ def test_a_training_that_would_lose_zeros_says_so(strip):
         kprune.strip_pruning(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_so_does_training_what_channels_were_removed_from_or_zeros_held_in(times):
     model = kprune.strip_pruning(pruned(0.8))
@@ -87,6 +93,7 @@ def test_so_does_training_what_channels_were_removed_from_or_zeros_held_in(times
     assert len([w for w in said if "grow back" in str(w.message)]) == 1
 
 
+@pytest.mark.slow
 def test_training_on_with_the_masks_says_nothing():
     model = pruned(0.8)
     with warnings.catch_warnings():
@@ -97,6 +104,7 @@ def test_training_on_with_the_masks_says_nothing():
     assert zeros(model) == expected_zeros(model, 0.8)
 
 
+@pytest.mark.fast_for("False")
 @pytest.mark.parametrize("saved", [False, True])
 def test_hold_zeros_after_a_new_compile(tmp_path, saved):
     model = kprune.strip_pruning(pruned(0.8))
@@ -123,6 +131,7 @@ def test_a_model_that_is_built_in_its_first_step_has_no_zeros_to_hold():
         fit(model, kprune.HoldZeros(), epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, -1])
 def test_hold_zeros_beside_pruning(order):
     model = kprune.strip_pruning(pruned(0.8, layers="first"))
@@ -145,6 +154,7 @@ def test_what_is_zero_as_a_whole_is_free():
     assert sum(zeros(model).values()) == 0
 
 
+@pytest.mark.slow
 def test_channels_stay_empty():
     keras.utils.set_random_seed(3)
     model = compiled(mlp())
@@ -156,6 +166,7 @@ def test_channels_stay_empty():
     assert kprune.shrink(model).count_params() == small
 
 
+@pytest.mark.slow
 def test_channels_stay_empty_when_other_layers_are_pruned():
     model = compiled(mlp())
     fit(model, kprune.Pruning(0.5, layers="first", pattern=kprune.Channels()))
@@ -167,6 +178,7 @@ def test_channels_stay_empty_when_other_layers_are_pruned():
     assert (bias[empty] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [True, False], ids=["compiled again", "as it is"])
 def test_old_optimizers_are_let_go(again):
     import gc
@@ -183,6 +195,7 @@ def test_old_optimizers_are_let_go(again):
     assert alive == {id(model.optimizer), id(model.optimizer.base_optimizer)}
 
 
+@pytest.mark.slow
 def test_one_weight_of_a_kernel_stays(capsys):
     model = keras.Sequential(
         [keras.Input((20,)), layers.Dense(8), layers.Dense(1, name="tiny"), layers.Dense(2)]

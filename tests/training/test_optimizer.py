@@ -51,6 +51,7 @@ def train(model, optimizer, steps, x, y):
             optimizer.apply(gradients(model, x, y), variables)
 
 
+@pytest.mark.fast_for("model")
 @pytest.mark.parametrize("given", ["names", "model"])
 def test_custom_loop_follows_the_schedule(given):
     model, (x, y) = mlp(), data()
@@ -65,6 +66,7 @@ def test_custom_loop_follows_the_schedule(given):
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
+@pytest.mark.slow
 def test_tensorflow_function_loop():
     if backend() != "tensorflow":
         pytest.skip("tf.function")
@@ -162,6 +164,7 @@ def test_learning_rate_is_the_wrapped_one():
         _ = optimizer.nothing_of_the_kind
 
 
+@pytest.mark.fast_for("criterion0-allocation0", "criterion1-allocation1", "criterion2-allocation2")
 @pytest.mark.parametrize(
     "allocation", [kprune.Uniform(), kprune.Global(), kprune.ErdosRenyiKernel()]
 )
@@ -325,6 +328,7 @@ def test_gradients_of_some_rows_are_masked_as_those_of_all(make, rows):
     assert (found[0][0] != table).any(axis=1)[rows].all()
 
 
+@pytest.mark.fast_for("pattern1")
 @pytest.mark.parametrize("pattern", [kprune.Block((4, 2)), kprune.NM(2, 4)])
 def test_patterns_hold_in_training(pattern):
     model, (x, y) = compiled(mlp()), data()

@@ -78,6 +78,7 @@ def gan(**kwargs):
     return model
 
 
+@pytest.mark.fast_for("attributes")
 @pytest.mark.filterwarnings("error::UserWarning:kprune")
 @pytest.mark.parametrize("kept_in", ["attributes", "dict"])
 def test_each_optimizer_prunes_what_it_trains(kept_in):
@@ -103,6 +104,7 @@ def expected_of(model, sparsity):
     return [round(sparsity * w.size) for w in model.get_weights() if w.ndim == 2]
 
 
+@pytest.mark.slow
 def test_an_optimizer_that_makes_several_steps_a_batch():
     model = gan(critic_steps=5)
     model.compile(d_opt=adam(), g_opt=adam())
@@ -130,6 +132,7 @@ def test_an_optimizer_that_cannot_be_found_is_told_of():
     assert sum(zeros_of(model)) == 0
 
 
+@pytest.mark.slow
 def test_one_optimizer_of_two_may_be_all_that_prunes():
     model = gan()
     model.compile(d_opt=adam(), g_opt=adam())
@@ -138,6 +141,7 @@ def test_one_optimizer_of_two_may_be_all_that_prunes():
     assert found == [*expected[:2], 0, 0]
 
 
+@pytest.mark.slow
 def test_the_same_optimizer_under_two_names():
     model = compiled(mlp())
     model.again = model.optimizer

@@ -27,6 +27,7 @@ def schedule_of(model):
     return model.optimizer.groups[0].setting.schedule
 
 
+@pytest.mark.fast_for("default-float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize(
     "how",
@@ -48,6 +49,7 @@ def test_exact_sparsity_however_it_is_compiled(policy, how):
     assert history.history["sparsity"] == sorted(history.history["sparsity"])
 
 
+@pytest.mark.fast_for("ema")
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -74,6 +76,7 @@ def test_default_schedule_comes_from_the_fit():
     assert sum(bool(schedule(step)[0]) for step in range(161)) == 49
 
 
+@pytest.mark.fast_for("arguments0-expected0")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -100,6 +103,7 @@ def test_frequency_is_at_most_a_hundred():
     assert schedule_of(model).frequency == 100
 
 
+@pytest.mark.slow
 def test_steps_count_updates_under_gradient_accumulation():
     model = compiled(mlp(), keras.optimizers.SGD(0.1, gradient_accumulation_steps=4))
     fit(model, kprune.Pruning(0.9, begin=0.0, end=1.0))  # 64 batches, 16 updates
@@ -107,6 +111,7 @@ def test_steps_count_updates_under_gradient_accumulation():
     assert zeros(model) == expected_zeros(model, 0.9)
 
 
+@pytest.mark.slow
 def test_explicit_schedule_and_a_run_that_is_too_short():
     schedule = kprune.PolynomialDecay(0.0, 0.9, 0, 1000, power=1, frequency=10)
     model = compiled(mlp())
@@ -118,6 +123,7 @@ def test_explicit_schedule_and_a_run_that_is_too_short():
         fit(compiled(mlp()), kprune.Pruning(0.9))
 
 
+@pytest.mark.slow
 def test_mask_updates_land_on_the_end():
     schedule = kprune.PolynomialDecay(0.0, 0.8, 10, 45, frequency=10)
     model = compiled(mlp())
@@ -125,6 +131,7 @@ def test_mask_updates_land_on_the_end():
     assert zeros(model) == expected_zeros(model, 0.8)
 
 
+@pytest.mark.slow
 def test_further_training_keeps_the_zeros():
     model = compiled(mlp())
     fit(model, kprune.Pruning(0.9))
@@ -134,6 +141,7 @@ def test_further_training_keeps_the_zeros():
         np.testing.assert_array_equal(value == 0, before[name])
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_from_the_first():
     model = compiled(mlp())
     callback = kprune.Pruning(0.5)
@@ -148,6 +156,7 @@ def test_a_second_fit_goes_on_from_the_first():
         assert (first[name] <= (value == 0)).mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", [True, False])
 def test_a_sequential_built_by_fit(built):
     model = compiled(mlp(built=built))
@@ -186,6 +195,7 @@ def functional():
     return keras.Model(x, layers.Dense(2, name="head")(y))
 
 
+@pytest.mark.fast_for("functional")
 @pytest.mark.parametrize("make", [Subclassed, functional])
 def test_every_kind_of_model(make):
     model = compiled(make())
@@ -195,6 +205,7 @@ def test_every_kind_of_model(make):
     assert len(found) >= 3
 
 
+@pytest.mark.slow
 def test_multi_input_model_with_sequences():
     rng = np.random.default_rng(0)
     tokens, frames = keras.Input((8,), dtype="int32"), keras.Input((8, 4))
@@ -221,6 +232,7 @@ def pairs():
     return [rows(8, 32), -rows(8, 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "x", "n"),
     [
@@ -271,6 +283,7 @@ def test_nm_follows_the_schedule():
     assert ((value != 0).reshape(5, 4, 33).sum(axis=1) == 2).all()
 
 
+@pytest.mark.slow
 def test_learning_rate_callbacks_work():
     model = compiled(mlp())
     rates = keras.callbacks.LearningRateScheduler(lambda epoch: 10.0 ** -(epoch + 2))
@@ -288,12 +301,14 @@ def test_the_installed_optimizer_has_a_config():
     assert again.schedule.final_sparsity == 0.5
 
 
+@pytest.mark.slow
 def test_averaged_weights_swap_sparse():
     model = compiled(mlp(), keras.optimizers.Adam(use_ema=True))
     fit(model, kprune.Pruning(0.8), keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     assert zeros(model) == expected_zeros(model, 0.8)
 
 
+@pytest.mark.fast_for("True")
 @pytest.mark.parametrize("first", [True, False])
 def test_backup_and_restore(tmp_path, first):
     class Interrupt(keras.callbacks.Callback):
@@ -333,6 +348,7 @@ class Steps(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [13, 37], ids=["in the first epoch", "later"])
 def test_resumed_in_mid_epoch_the_schedule_goes_on_from_where_it_was(tmp_path, killed):
     def train(steps):
@@ -485,6 +501,7 @@ def test_settings_for_layers_that_are_given_a_sparsity_alone():
     assert (found["first/kernel"] != 0).all()
 
 
+@pytest.mark.fast_for("Unstructured()-Uniform()")
 @pytest.mark.parametrize(
     ("pattern", "allocation"),
     [

@@ -113,6 +113,7 @@ def test_layers_say_which_are_quantization_aware(chosen, names):
     assert patched(model) == set()
 
 
+@pytest.mark.slow
 def test_layers_that_are_left_out_compute_in_float():
     model, (x, _) = mlp(), data()
     quantization_aware.fake_quantize(model, layers={"first": None})
@@ -166,6 +167,7 @@ def test_a_layer_that_is_never_built():
 KINDS = ["cnn", "masked_text", "nested", "subclassed"] if keras.backend.backend() == "jax" else ZOO
 
 
+@pytest.mark.fast_for("cnn", "embedding")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_and_back(kind):
     from kprune.graphs.sample_data import generate
@@ -194,6 +196,7 @@ def test_every_kind_of_model_and_back(kind):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.fast_for("float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_fit_with_pruning(policy):
     keras.config.set_dtype_policy(policy)
@@ -222,6 +225,7 @@ def test_fit_with_pruning(policy):
     assert plain[0] == pytest.approx(now[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_training_is_in_floats_again_after_it():
     x, y = data()
     models = []
@@ -233,6 +237,7 @@ def test_training_is_in_floats_again_after_it():
     assert models[0] == models[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_is_built_by_its_first_batch():
     model = compiled(mlp(built=False))
     x, y = data()
@@ -264,6 +269,7 @@ def test_a_fit_that_was_cut_short_is_named_and_mended():
     assert find_pruning(model) == []
 
 
+@pytest.mark.slow
 def test_layers_wrapped_for_pruning():
     model = kprune.prune_low_magnitude(mlp(), kprune.ConstantSparsity(0.5, 0, frequency=1))
     x, y = data()
@@ -273,6 +279,7 @@ def test_layers_wrapped_for_pruning():
     assert zeros(plain) == expected_zeros(plain, 0.5)
 
 
+@pytest.mark.slow
 def test_layers_inside_layers_and_used_twice():
     dense = layers.Dense(4, activation="relu")
     x = inputs = keras.Input((6,))
@@ -287,6 +294,7 @@ def test_layers_inside_layers_and_used_twice():
     assert find_pruning(model) == []
 
 
+@pytest.mark.slow
 def test_checkpoints_in_mid_training_are_plain_keras(tmp_path):
     model = compiled(mlp())
     x, y = data()

@@ -84,6 +84,7 @@ def test_functional_with_several_inputs_shared_layers_and_nested_models(tmp_path
     assert_stripped(keras.models.load_model(tmp_path / "stripped.keras"), x, expected, before)
 
 
+@pytest.mark.slow
 def test_subclassed_models_get_their_layers_back_where_they_were():
     model = Subclassed()
     x = np.random.default_rng(0).normal(size=(8, 20)).astype("float32")
@@ -109,6 +110,7 @@ def test_subclassed_models_get_their_layers_back_where_they_were():
     assert (numpy(first.kernel) == 0).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_files_of_stripped_subclassed_models_fit_the_plain_model(tmp_path):
     x = np.random.default_rng(0).normal(size=(8, 20)).astype("float32")
     model, plain = Subclassed(), Subclassed()
@@ -167,6 +169,7 @@ def test_single_layers_and_lists():
     assert_stripped(keras.Sequential([keras.Input((5,)), *stack]), x, expected)
 
 
+@pytest.mark.slow
 def test_stripped_models_train():
     model = compiled(kprune.prune_low_magnitude(mlp(), pruning_schedule=NOW))
     x, y = data(64)

@@ -47,6 +47,7 @@ def test_sparsity_and_threshold_of_wrapped_layers(tmp_path):
         np.testing.assert_allclose(values, history[f"{prefix}loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sparsity_and_threshold_with_an_optimizer_that_prunes(tmp_path):
     model = compiled(mlp())
     fit(model, kprune.Pruning(schedule=SCHEDULE), kprune.PruningSummaries(tmp_path))
@@ -58,6 +59,7 @@ def test_sparsity_and_threshold_with_an_optimizer_that_prunes(tmp_path):
         assert found[f"{weight.name}/threshold"][-1] == (8, pytest.approx(value[value > 0].min()))
 
 
+@pytest.mark.slow
 def test_batches_are_logged_when_asked_for(tmp_path):
     model = compiled(kprune.prune_low_magnitude(mlp(), pruning_schedule=SCHEDULE))
     fit(model, kprune.PruningSummaries(str(tmp_path), update_freq=2))

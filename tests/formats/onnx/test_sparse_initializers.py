@@ -156,6 +156,7 @@ def test_auto_falls_back_where_onnxruntime_does_not_load(wide, tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.fast_for("separable")
 @on_tensorflow
 @pytest.mark.parametrize("kind", ["bidirectional", "gru", "separable"])
 def test_other_layers(kind, tmp_path):
@@ -197,6 +198,7 @@ def test_which_file_is_smaller_when_compressed(sparsity, smaller):
     assert min(sizes, key=sizes.get) == smaller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "indices"), [([2**40, 2**20], [0]), ([4, 4], [99]), ([4, 4], [-1]), ([-4, 4], [0])]
 )

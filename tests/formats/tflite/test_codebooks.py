@@ -72,6 +72,7 @@ def sequences():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "in_float"),
     [(dense_and_convolutions, []), (batch_normalized, []), (sequences, ["lstm"])],

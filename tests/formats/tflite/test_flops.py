@@ -10,6 +10,7 @@ pytest.importorskip("ai_edge_litert")
 pytest.importorskip("onnx")
 
 
+@pytest.mark.fast_for("separable", "dict_io")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["separable", "grouped_conv", "conv1d", "conv3d", "dict_io"])
 def test_three_counters_agree(name, tmp_path):

@@ -114,6 +114,7 @@ def test_a_grid_is_stable_and_near(values):
     np.testing.assert_array_equal(grid(rounded)[1], codes)
 
 
+@pytest.mark.fast_for("float32-{}")
 @pytest.mark.parametrize(
     ("policy", "how"),
     [
@@ -142,6 +143,7 @@ def test_weights_are_shared_after_every_epoch(policy, how):
     assert constraints(model) == [None] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -195,6 +197,7 @@ def test_a_centroid_moves_by_the_sum_of_its_members_gradients_and_with_sgd_by_th
     np.testing.assert_allclose(seen[0], expected, atol=0.46 / 254)
 
 
+@pytest.mark.slow
 def test_layers_say_which_and_how_many():
     model = pruned()
     fit(model, kprune.WeightClustering(2, layers={"first": 3, "second": None}))
@@ -214,6 +217,7 @@ def test_layers_say_which_and_how_many():
     assert distinct(model)["first/kernel"] == 4
 
 
+@pytest.mark.slow
 def test_a_checkpoint_in_mid_training_is_shared_and_plain_keras(tmp_path):
     model = pruned()
     start, path = kernels(model), str(tmp_path / "{epoch}.keras")
@@ -227,6 +231,7 @@ def test_a_checkpoint_in_mid_training_is_shared_and_plain_keras(tmp_path):
         assert distinct(saved)["first/kernel"] > 6
 
 
+@pytest.mark.slow
 def test_a_second_fit_goes_on_from_the_first():
     model, watch = pruned(), Watch()
     fit(model, kprune.WeightClustering(6))
@@ -242,6 +247,7 @@ def test_a_second_fit_goes_on_from_the_first():
         np.testing.assert_array_equal(value, once[name])
 
 
+@pytest.mark.slow
 def test_constraints_of_the_model_are_kept_and_come_back():
     model = pruned()
     limit = keras.constraints.MaxNorm(0.5)
@@ -257,6 +263,7 @@ class Fails(keras.callbacks.Callback):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_after_a_fit_that_failed():
     model, limit = pruned(), keras.constraints.MaxNorm(2.0)
     model.get_layer("first").kernel.constraint = limit
@@ -276,6 +283,7 @@ def test_after_a_fit_that_failed():
     assert distinct(model)["first/kernel"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_early_stopping_that_restores_the_best_weights(first):
     model, watch = pruned(), Watch()
@@ -290,6 +298,7 @@ def test_early_stopping_that_restores_the_best_weights(first):
         np.testing.assert_array_equal(on_grid(value), value)
 
 
+@pytest.mark.slow
 def test_entries_change_their_clusters_in_training():
     model = pruned()
     model.compile(keras.optimizers.Adam(0.01), model.loss)
@@ -300,6 +309,7 @@ def test_entries_change_their_clusters_in_training():
     assert len(pairs) > np.unique(first).size
 
 
+@pytest.mark.slow
 def test_a_later_fit_without_it_says_that_values_move_apart():
     model = pruned()
     fit(model, kprune.WeightClustering(4))
@@ -313,6 +323,7 @@ def test_a_later_fit_without_it_says_that_values_move_apart():
         assert not find_pruning(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only_small", [True, False])
 def test_kernels_too_small_to_be_stored_as_codes_are_named(only_small):
     width = 8 if only_small else 33
@@ -363,6 +374,7 @@ class Gan(keras.Model):
         return [variable.value.grad for variable in variables]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(backend() == "jax", reason="a train_step on JAX is stateless")
 def test_optimizers_of_a_train_step_and_a_layer_that_is_never_built():
     model, watch = Gan(), Watch()
@@ -379,6 +391,7 @@ def test_optimizers_of_a_train_step_and_a_layer_that_is_never_built():
     assert (model.by_name["generates"], model.judges) == own
 
 
+@pytest.mark.slow
 def test_every_kind_of_layer():
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(30, 8)(tokens)
@@ -407,6 +420,7 @@ def test_shares_what_pruning_left():
     assert all(n <= 8 for n in distinct(model).values())
 
 
+@pytest.mark.fast_for("False")
 @pytest.mark.parametrize("first", [True, False])
 def test_pruning_at_the_same_time_is_refused(first):
     model = compiled(mlp())
@@ -453,6 +467,7 @@ def test_bad_models_are_left_as_they_were():
     assert constraints(model) == [None] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "suffix"),
     # Keras 3.15 itself loses the state of a LossScaleOptimizer in an .h5 file.

@@ -127,6 +127,7 @@ def test_centroids_move_by_the_gradients_of_their_members(aggregation):
     np.testing.assert_allclose(numpy(layer.kernel)[:, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sparsity_is_preserved():
     model = with_zeros(compiled(mlp()))
     zero = {name: value == 0 for name, value in kernels(model).items()}
@@ -137,6 +138,7 @@ def test_sparsity_is_preserved():
         assert np.unique(value[value != 0]).size <= 4
 
 
+@pytest.mark.slow
 def test_each_channel_has_values_of_its_own():
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(6, 3, name="conv")(image)
@@ -180,6 +182,7 @@ def test_layers_lists_and_layers_of_your_own():
     assert np.unique(found["kernel"]).size <= 3
 
 
+@pytest.mark.slow
 def test_recurrent_attention_embedding_and_nested_layers():
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(30, 8, mask_zero=True)(tokens)
@@ -197,6 +200,7 @@ def test_recurrent_attention_embedding_and_nested_layers():
     assert all(np.unique(numpy(v)).size <= 3 for v in shared)
 
 
+@pytest.mark.slow
 def test_saved_in_mid_training_it_goes_on_as_if_it_had_never_stopped(tmp_path):
     model = compiled(kprune.cluster_weights(with_zeros(mlp()), 4, preserve_sparsity=True))
     fit(model, shuffle=False)

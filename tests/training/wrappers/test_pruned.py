@@ -24,6 +24,7 @@ from tests.helpers.wrapped import (
 )
 
 
+@pytest.mark.fast_for("{}-float32")
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("how", [{}, {"jit_compile": False}, {"steps_per_execution": 3}], ids=str)
 def test_sparsity_is_exact_at_the_end_of_fit_however_it_is_compiled(policy, how):
@@ -38,6 +39,7 @@ def test_sparsity_is_exact_at_the_end_of_fit_however_it_is_compiled(policy, how)
     assert steps(model) == {14}
 
 
+@pytest.mark.fast_for("14-14")
 @pytest.mark.parametrize(("made", "update"), [(13, 1), (14, 14)])
 def test_updates_come_with_the_step_they_are_scheduled_for(made, update):
     schedule = kprune.PolynomialDecay(0.1, 0.8, begin_step=0, end_step=14, frequency=20)
@@ -47,6 +49,7 @@ def test_updates_come_with_the_step_they_are_scheduled_for(made, update):
     assert [masked for _, masked in zeros(model)] == [masked for _, masked in expected]
 
 
+@pytest.mark.slow
 def test_nothing_is_pruned_before_begin_step():
     model = compiled(wrapped_mlp(kprune.ConstantSparsity(0.5, 5, frequency=1)))
     fit(model, kprune.UpdatePruningStep(), steps=4)
@@ -87,6 +90,7 @@ def test_the_first_masks_and_thresholds_are_those_of_the_weights():
             assert float(numpy(threshold)) == magnitude[expected].min()
 
 
+@pytest.mark.slow
 def test_training_prunes_without_the_callback_and_files_are_sparse(tmp_path):
     model = compiled(wrapped_mlp())
     fit(model)
@@ -104,6 +108,7 @@ def test_training_prunes_without_the_callback_and_files_are_sparse(tmp_path):
     assert steps(again) == {14}
 
 
+@pytest.mark.slow
 def test_validation_sees_what_is_saved():
     model = compiled(wrapped_mlp(), metrics=["accuracy"])
     x, y = data(64, seed=1)
@@ -113,6 +118,7 @@ def test_validation_sees_what_is_saved():
     np.testing.assert_allclose(history["val_accuracy"][-1], accuracy, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_moving_averages_of_the_weights_end_sparse():
     model = compiled(wrapped_mlp(), keras.optimizers.Adam(use_ema=True))
     fit(model, kprune.UpdatePruningStep())
@@ -172,6 +178,7 @@ def test_layers_of_every_kind(kind):
     np.testing.assert_allclose(numpy(layer(x)), pruned, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["SeparableConv2D", "LSTM"])
 def test_layers_of_several_kinds_in_fit(kind):
     x, _, model = kind_of_layer(kind)
@@ -204,6 +211,7 @@ def test_masks_reach_and_leave_wrapped_layers():
     assert not np.allclose(trained, numpy(plain(x)), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_calls_with_several_arguments():
     query, value = keras.Input((3, 8)), keras.Input((5, 8))
     attention = kprune.prune_low_magnitude(layers.GroupQueryAttention(4, 4, 2))
@@ -233,6 +241,7 @@ def test_a_shared_layer_makes_one_step():
     assert zeros(once) == expected_zeros(once, 0.6)
 
 
+@pytest.mark.slow
 def test_statistics_random_numbers_and_losses_pass_through():
     block = Block()
     inputs = keras.Input((8,))
@@ -292,6 +301,7 @@ def test_whole_models_leave_layers_without_kernels_as_they_are():
         np.testing.assert_allclose(numpy(a), numpy(b), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nested_and_shared_models():
     inner = keras.Sequential([keras.Input((6,)), layers.Dense(6, name="d")], name="inner")
     twice = keras.Model(x := keras.Input((6,)), inner(inner(x)), name="twice")
@@ -304,6 +314,7 @@ def test_nested_and_shared_models():
     assert steps(wrapped) == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("built", [True, False], ids=["built", "not_built"])
 def test_subclassed_models_are_wrapped_through_the_layers_they_own(built):
     x = np.random.default_rng(0).normal(size=(32, 20)).astype("float32")
@@ -324,6 +335,7 @@ def test_subclassed_models_are_wrapped_through_the_layers_they_own(built):
     assert steps(model) == {4}
 
 
+@pytest.mark.slow
 def test_a_model_that_fit_never_trains_is_reported():
     class Mute(keras.Model):
         def __init__(self):
@@ -340,6 +352,7 @@ def test_a_model_that_fit_never_trains_is_reported():
     assert steps(model) == {1}
 
 
+@pytest.mark.slow
 def test_models_that_are_built_when_they_are_trained():
     model = keras.Sequential([layers.Dense(9), layers.BatchNormalization(), layers.Dense(2)])
     model = compiled(kprune.prune_low_magnitude(model, pruning_schedule=NOW))
@@ -466,6 +479,7 @@ def test_m_zeros_of_every_n_input_channels_as_in_tfmot(m_by_n):
             np.testing.assert_array_equal(mask, expected.numpy().astype(bool))
 
 
+@pytest.mark.slow
 def test_m_by_n_follows_the_schedule_as_far_as_it_goes():
     schedule = kprune.PolynomialDecay(0.1, 0.8, 0, 14, frequency=2)
     with pytest.warns(UserWarning, match="sparsity of 0.5"):
@@ -505,6 +519,7 @@ def test_the_configuration_is_saved_whole(kwargs):
     assert repr(again.pruning_schedule) == repr(layer.pruning_schedule)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file_at_the_same_step_and_masks(tmp_path):
     whole = compiled(wrapped_mlp())
     initial = whole.get_weights()
@@ -544,6 +559,7 @@ assert [int((k == 0).sum()) for k in kernels] == [round(0.8 * k.size) for k in k
 """
 
 
+@pytest.mark.slow
 def test_files_open_in_a_fresh_process_wrapped_with_kprune_and_stripped_without(tmp_path):
     keras.utils.clear_session(free_memory=False)
     model = compiled(wrapped_mlp())
@@ -606,6 +622,7 @@ def test_wrapped_layers_say_what_is_pruned_as_in_tfmot():
     assert not hasattr(dense, "get_prunable_weights")
 
 
+@pytest.mark.slow
 def test_strip_writes_the_zeros_that_a_run_cut_short_has_not():
     model = compiled(wrapped_mlp(NOW))
     fit(model, steps=2, epochs=1)  # Without the callback: the weights are not masked yet.
@@ -738,6 +755,7 @@ print("all equal")
 """
 
 
+@pytest.mark.slow
 def test_replicas_have_the_same_masks(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
