@@ -15,19 +15,19 @@ from kprune._system import files
 from kprune._system.packages import require_packages
 from kprune._system.quiet import quiet
 from kprune.export import ExportError, export_onnx, export_tflite
-from kprune.export.onnx import OnnxRuntime
-from kprune.export.tflite import LiteRT
-from kprune.graphs.signature import describe
 from kprune.measure import benchmark
 from kprune.pruning.allocation import Global
 from kprune.pruning.patterns import Block
 from kprune.report import plots, tables
 from kprune.report.files import write_json
 from kprune.report.tables import Printable
+from kprune.runtimes.keras import Keras
+from kprune.runtimes.litert import LiteRT
+from kprune.runtimes.onnxruntime import OnnxRuntime
 from kprune.training.pruning import Pruning
 from kprune.training.strip import strip_pruning
 
-_FORMATS = {".keras": "Keras", ".tflite": "LiteRT", ".onnx": "ONNX Runtime"}
+_FORMATS = {".keras": "Keras", ".tflite": LiteRT.name, ".onnx": OnnxRuntime.name}
 # What one training shall take in all, so that the default run stays well below two minutes.
 _STEPS = 700
 
@@ -305,25 +305,34 @@ def _write(model, path, sparse, notes):
     if path.suffix == ".keras":
         with files.replacing(path, ".keras") as temporary:
             model.save(temporary)
-        loaded = keras.models.load_model(path, compile=False)
-        return lambda x: loaded.predict(x, batch_size=256, verbose=0).argmax(-1)
+        return _predict(Keras(path), 256)
     if path.suffix == ".onnx":
-        report, runtime, batch = export_onnx(model, path), OnnxRuntime(), 256
+        export_onnx(model, path)
+        runtime, batch = OnnxRuntime(path), 256
     else:
         try:
-            report = export_tflite(model, path, sparse=sparse)
+            export_tflite(model, path, sparse=sparse)
         except ExportError as error:
             if not sparse:
                 raise
-            report = export_tflite(model, path)
+            export_tflite(model, path)
             notes.append(f"{path.name} is stored dense; its sparse form failed: {error}")
-        runtime, batch = LiteRT(), 1
-    inputs = describe(model).flat[0].name
-    outputs = [report.outputs[0].name]
+        runtime, batch = LiteRT(path), 1
+    (name,) = runtime.inputs
+
+    def run(x):
+        (scores,) = runtime({name: x}).values()
+        return scores
+
+    return _predict(run, batch)
+
+
+def _predict(run, batch):
+    """Return a function from images to classes, of one from so many images to their scores."""
 
     def predict(x):
-        feeds = [{inputs: x[i : i + batch]} for i in range(0, len(x), batch)]
-        return np.concatenate([run[0].argmax(-1) for run in runtime.run(path, feeds, outputs)])
+        scores = [run(x[i : i + batch]) for i in range(0, len(x), batch)]
+        return np.concatenate(scores).argmax(-1)
 
     return predict
 

@@ -1,4 +1,4 @@
-"""A classifier's `.tflite` file, run in LiteRT without any of kprune's code."""
+"""A classifier's `.tflite` file, run in LiteRT."""
 
 
 def accuracy(blob, x, y):
@@ -9,14 +9,12 @@ def accuracy(blob, x, y):
         x: float32 array [n, ...], the images.
         y: integer array [n], their classes.
     """
-    from ai_edge_litert.interpreter import Interpreter
+    from kprune.runtimes.litert import LiteRT
 
-    interpreter = Interpreter(model_content=blob)
-    interpreter.allocate_tensors()
-    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    file = LiteRT(blob)
+    (name,) = file.inputs
     right = 0
     for image, label in zip(x, y):
-        interpreter.set_tensor(source["index"], image[None])
-        interpreter.invoke()
-        right += int(interpreter.get_tensor(target["index"]).argmax() == label)
+        (scores,) = file({name: image[None]}).values()
+        right += int(scores.argmax() == label)
     return right / len(x)

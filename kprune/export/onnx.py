@@ -5,26 +5,27 @@ import dataclasses
 from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
 from kprune.export import onnx_int8, transport
-from kprune.export.pipeline import Runtime, export
+from kprune.export.pipeline import Format, export
 from kprune.export.sparse_tflite import AUTO, Made
 from kprune.formats.onnx import float16, sparse_initializers
 from kprune.formats.onnx.constants import onnx_constants
 from kprune.formats.onnx.quantization import left_in_float
+from kprune.runtimes.onnxruntime import OnnxRuntime
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 NEWEST_OPSET = 18  # of tf2onnx
 _XLA_HINT = " (a function decorated with `tf.function(jit_compile=True)`: leave jit_compile out)"
 
 
-class OnnxRuntime(Runtime):
-    """The runtime of `.onnx` files.
+class ONNX(Format):
+    """`.onnx` files.
 
     Args:
         sparse: True, False or `"auto"`.
     """
 
-    format = "onnx"
-    name = "ONNX Runtime"
+    suffix = "onnx"
+    runtime = OnnxRuntime
 
     def __init__(self, sparse=False):
         self.sparse = sparse
@@ -49,7 +50,7 @@ class OnnxRuntime(Runtime):
         if problem is None:
             try:
                 with quiet():
-                    self.load(blob)
+                    self.runtime(blob)
             except Exception as error:
                 problem = f"ONNX Runtime does not load the file: {type(error).__name__}: {error}"
         if problem is None:
@@ -63,19 +64,6 @@ class OnnxRuntime(Runtime):
             raise ExportError(f"Nothing can be stored sparse: {problem}. Use sparse='auto'.")
         else:
             made.notes.append(f"stored dense: {problem}")
-
-    def load(self, file):
-        """Load a file, or its bytes, on the CPU, as ONNX Runtime optimizes it by default."""
-        import onnxruntime
-
-        return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-    def run(self, path, feeds, names):
-        """Run the file."""
-        session = self.load(str(path))
-        used = [value.name for value in session.get_inputs()]
-        for feed in feeds:
-            yield session.run(names, {name: feed[name] for name in used})
 
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
@@ -227,7 +215,7 @@ def export_onnx(
     return export(
         model,
         path,
-        OnnxRuntime(sparse),
+        ONNX(sparse),
         batch_size=batch_size,
         representative_data=representative_data,
         inputs=inputs,

@@ -5,7 +5,7 @@ from kprune._system.quiet import quiet
 from kprune._system.workplace import workplace
 from kprune.formats.onnx import node_order
 from kprune.formats.onnx.quantization import normalizing
-from kprune.runtimes import verification
+from kprune.runtimes.batches import CHUNK, batches
 
 OPSET_FOR_INTEGERS = 13  # the first with a scale for each channel
 # Dynamic convolutions (ConvInteger) are left out: 9 times slower than in float32 (MobileNetV2).
@@ -86,11 +86,11 @@ def _reader(path, request):
     from onnxruntime.quantization import CalibrationDataReader
 
     specs, arrays = request.signature.flat, request.calibration
-    size = specs[0].shape[0] or min(verification.CHUNK, len(arrays[0]))
+    size = specs[0].shape[0] or min(CHUNK, len(arrays[0]))
     used = {value.name for value in onnx.load(path).graph.input}
     feeds = (
         {spec.name: array for spec, array in zip(specs, batch) if spec.name in used}
-        for batch in verification.batches(arrays, size)
+        for batch in batches(arrays, size)
     )
 
     class Reader(CalibrationDataReader):

@@ -24,17 +24,18 @@ from kprune.graphs import sample_data
 from kprune.graphs.signature import describe
 from kprune.graphs.weights import weights_of
 from kprune.runtimes import verification
+from kprune.runtimes.batches import CHUNK, batches, join
 from kprune.training.requests import warn_if_unmet
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
 _VERIFIED_CALIBRATION_SAMPLES = 64
 
 
-class Runtime:
-    """What a format brings along: see `LiteRT` in tflite.py, `OnnxRuntime` in onnx.py."""
+class Format:
+    """What a format brings along: see `TFLite` in tflite.py, `ONNX` in onnx.py."""
 
-    format: str  # as in `Request`, and the file's suffix
-    name: str  # of the runtime, for people
+    suffix: str  # of the file, and the `format` of a `Request`
+    runtime: type  # what runs the file: a class of kprune.runtimes
 
     def make(self, model, request):
         """Convert the model; return a `Made`."""
@@ -48,24 +49,20 @@ class Runtime:
         """Return the file's constants, for `stored_weights`."""
         raise NotImplementedError
 
-    def run(self, path, feeds, names):
-        """Run the file on an iterable of {input name: array}; yield the outputs `names` of each."""
-        raise NotImplementedError
 
-
-def export(model, path, runtime, *, batch_size, representative_data, inputs, tolerance, **options):
+def export(model, path, format, *, batch_size, representative_data, inputs, tolerance, **options):
     """Make and verify one file; `options` are the rest of the `Request`.
 
     Returns:
         An `ExportReport`.
     """
     start = time.perf_counter()
-    require_packages(runtime.format)
+    require_packages(format.suffix)
     checks.require_exportable(model)
     checks.require_stateless(model)
     checks.require_batch_size(batch_size)
     warn_if_unmet(model, "exported", stacklevel=4)
-    path = files.destination(path, f".{runtime.format}")
+    path = files.destination(path, f".{format.suffix}")
     signature = describe(model, inputs)
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
@@ -76,28 +73,28 @@ def export(model, path, runtime, *, batch_size, representative_data, inputs, tol
         reference = verification.run_keras(model, signature, arrays)
         notes += _reference_notes(model, signature, arrays, reference)
         request = Request(
-            format=runtime.format,
+            format=format.suffix,
             signature=file_signature,
             outputs=reference.names,
             calibration=calibration if options.get("quantize") in INTEGER_ONLY else None,
             **options,
         )
-        show(f"converting '{model.name}' for {runtime.name} …")
-        made = runtime.make(model, request)
+        show(f"converting '{model.name}' for {format.runtime.name} …")
+        made = format.make(model, request)
         blob = made.blob
-        notes += made.notes + runtime.inspect(blob, request)
+        notes += made.notes + format.inspect(blob, request)
         files.write(temporary, blob, path)
-        show(f"running {path.name} in {runtime.name} …")
-        outputs = _run(runtime, temporary, request, arrays)
+        show(f"running {path.name} in {format.runtime.name} …")
+        outputs = _run(format.runtime, temporary, request, arrays)
         differences = verification.compare_all(reference, outputs)
         reason = calibration and too_different(signature, calibration, request.quantize)
         verification.check(differences, request.quantize, tolerance, reason)
-        weights, note = _stored_weights(made.model, runtime.constants(blob))
+        weights, note = _stored_weights(made.model, format.constants(blob))
         notes += note + _float_note(weights, request.quantize)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),
-        format=runtime.format,
+        format=format.suffix,
         quantize=request.quantize,
         bytes=len(blob),
         gzipped_bytes=len(gzip.compress(blob, 9, mtime=0)),
@@ -163,19 +160,21 @@ def _reference_notes(model, signature, arrays, reference):
 
 def _run(runtime, path, request, arrays):
     names = [spec.name for spec in request.signature.flat]
-    size = request.signature.flat[0].shape[0] or min(verification.CHUNK, len(arrays[0]))
-    feeds = (dict(zip(names, batch)) for batch in verification.batches(arrays, size))
+    size = request.signature.flat[0].shape[0] or min(CHUNK, len(arrays[0]))
+    feeds = (dict(zip(names, batch)) for batch in batches(arrays, size))
     transcript = None
     try:
         with quiet() as transcript:
-            collected = list(runtime.run(path, feeds, request.outputs))
+            file = runtime(path)
+            outputs = [file(feed) for feed in feeds]
     except Exception as error:
         printed = transcript.tail(5) if transcript else ""
         raise ExportError(
             f"The file was made, but does not run in {runtime.name}, so it was not kept. "
             f"{type(error).__name__}: {error}" + (f"\nIt printed:\n{printed}" if printed else "")
         ) from error
-    return verification.join(collected, size, len(arrays[0]))
+    collected = [[each[name] for name in request.outputs] for each in outputs]
+    return join(collected, size, len(arrays[0]))
 
 
 def _stored_weights(model, constants):

@@ -5,6 +5,7 @@ import io
 import math
 
 from kprune.formats.weights import StoredWeight
+from kprune.report import tables
 from kprune.runtimes.verification import OutputDifference
 
 
@@ -95,7 +96,7 @@ class ExportReport:
             weights.add_column(name, justify=justify)
         for weight in self.weights:
             shape = "x".join(map(str, weight.shape))
-            sparsity = f"{weight.sparsity:.2%}"
+            sparsity = tables.percent(weight.sparsity)
             weights.add_row(weight.name, shape, weight.dtype, weight.encoding, sparsity)
         return Group(facts, weights) if self.weights else facts
 
@@ -109,9 +110,9 @@ class ExportReport:
             f"over {self.samples} samples",
         )
         if self.top1_agreement is not None:
-            yield "top-1 agreement", f"{self.top1_agreement:.2%}"
+            yield "top-1 agreement", tables.percent(self.top1_agreement)
         if self.sparsity is not None:
-            yield "sparsity", f"{self.sparsity:.2%}"
+            yield "sparsity", tables.percent(self.sparsity)
         for target, gain in self.targets.items():
             yield f"on {target}", f"about {gain:.1f}x as fast as dense (estimated)"
         yield "time", f"{self.seconds:.1f} s"

@@ -4,26 +4,27 @@ import dataclasses
 
 from kprune._system.errors import ExportError
 from kprune.export import sparse_tflite, transport
-from kprune.export.pipeline import INTEGER_ONLY, Runtime, export
+from kprune.export.pipeline import INTEGER_ONLY, Format, export
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
 from kprune.formats.tflite.operators import tflite_operators
+from kprune.runtimes.litert import LiteRT
 from kprune.targets.target import get_target
 
 QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
 
 
-class LiteRT(Runtime):
-    """The runtime of `.tflite` files.
+class TFLite(Format):
+    """`.tflite` files.
 
     Args:
         sparse: True, False or `"auto"`.
         target: the name of the target the file is for; None for any.
     """
 
-    format = "tflite"
-    name = "LiteRT"
+    suffix = "tflite"
+    runtime = LiteRT
 
     def __init__(self, sparse=False, target=None):
         self.sparse, self.target = sparse, target
@@ -34,17 +35,6 @@ class LiteRT(Runtime):
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
         return sparse_tflite.make(model, request, self.sparse, self.target)
-
-    def run(self, path, feeds, names):
-        """Run the file's one signature in the default interpreter."""
-        from ai_edge_litert.interpreter import Interpreter
-
-        interpreter = Interpreter(model_path=str(path))
-        signature = interpreter.get_signature_runner()
-        used = signature.get_input_details()
-        for feed in feeds:
-            outputs = signature(**{name: feed[name] for name in used})
-            yield [outputs[name].copy() for name in names]
 
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
@@ -200,7 +190,7 @@ def export_tflite(
     return export(
         model,
         path,
-        LiteRT(sparse, target),
+        TFLite(sparse, target),
         batch_size=batch_size,
         representative_data=representative_data,
         inputs=inputs,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -234,8 +235,8 @@ def _validate(files, threads, batch_size, rounds, warmup, free_dim):
     if not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"`warmup` must be an int of at least 0. Received: warmup={warmup!r}")
     for file in files:
-        if file.suffix not in worker.LOADERS:
-            kinds = ", ".join(worker.LOADERS)
+        if file.suffix not in worker.RUNTIMES:
+            kinds = ", ".join(worker.RUNTIMES)
             raise ValueError(f"Can measure {kinds} files. Received: {file}")
         if not file.is_file():
             raise FileNotFoundError(f"No such file: {file}")
@@ -260,7 +261,10 @@ def _predict_inputs(file, model):
 
 
 def file_flops(file, model=None, batch_size=1, free_dim=None):
-    """Count the FLOPs of a file, or of the Keras model it holds; None where they are not known."""
+    """Count the FLOPs of a file, or of the Keras model it holds; None where they are not known.
+
+    A runtime can be content with a file that the counter is not: that is a warning.
+    """
     if model is not None:
         report = flops(model, batch_size, free_dim)
         return None if report.uncounted else report.total
@@ -269,7 +273,9 @@ def file_flops(file, model=None, batch_size=1, free_dim=None):
         if file.suffix == ".tflite":
             return tflite_flops(data)
         return onnx_flops(data, batch_size, free_dim)
-    except Exception:  # a runtime can be content with a graph that a parser is not
+    except Exception as error:  # what a parser runs into is anyone's guess
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"The FLOPs of {file} are not known: {reason}", stacklevel=3)
         return None
 
 

@@ -2,8 +2,9 @@
 
 A process for each file, because (a) a damaged file may take its runtime, and the process, down;
 (b) thread counts are settled when a runtime starts; (c) one runtime's threads and allocator must
-not disturb the next one's times. Nothing of kprune is imported, so that Keras and its backend
-load only where a `.keras` file needs them.
+not disturb the next one's times. The package kprune is not imported, only the one file of
+kprune/runtimes that the format needs, so that Keras and its backend load only where a `.keras`
+file needs them.
 
 Protocol, one JSON a line. Configuration comes as the first argument. The worker answers
 `{"runtime": ..., "version": ...}` once it has run the file, or `{"error": ...}`; then, for each
@@ -12,12 +13,11 @@ configuration names a file to `record`, the first run's inputs and outputs are w
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import sys
 import time
-from collections import namedtuple
-from importlib.metadata import version
 from pathlib import Path
 
 
@@ -25,9 +25,22 @@ class Refused(Exception):
     """The file cannot be measured as asked; the message says why."""
 
 
-# What a loader returns: `run()` runs the file on `feeds`, {name: array}, and returns its outputs,
-# {name: array}; of a Keras model both are as it takes and gives them.
-Loaded = namedtuple("Loaded", "run runtime version feeds")
+# The file of each runtime in kprune/runtimes, and the class in it.
+RUNTIMES = {
+    ".keras": ("keras", "Keras"),
+    ".tflite": ("litert", "LiteRT"),
+    ".onnx": ("onnxruntime", "OnnxRuntime"),
+}
+
+
+def runtime(suffix):
+    """Return the class that runs such files: from its own file, so that no package is imported."""
+    name, cls = RUNTIMES[suffix]
+    path = Path(__file__).parents[1] / "runtimes" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"kprune_runtimes_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, cls)
 
 
 def random_input(shape, dtype, rng, quantized=False):
@@ -68,103 +81,25 @@ def concrete_shape(name, dims, batch_size, free_dim):
     return dims
 
 
-def load_tflite(config, rng):
-    """LiteRT: input copied in, invoke, output copied out."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=config["path"], num_threads=config["threads"])
-    inputs, outputs = _tensors(interpreter)
+def random_feeds(inputs, config, rng):
+    """Make {name: array} for the `inputs` of a runtime: {name: (dims, dtype, quantized)}."""
     feeds = {}
-    for name, detail in inputs.items():
-        index, signature = detail["index"], detail["shape_signature"]
-        dims = [None if d < 0 else int(d) for d in signature]
+    for name, (dims, dtype, quantized) in inputs.items():
         shape = concrete_shape(name, dims, config["batch_size"], config["free_dim"])
-        quantized = bool(detail["quantization_parameters"]["scales"].size)
-        if None in dims:
-            interpreter.resize_tensor_input(index, shape, strict=True)
-        feeds[name] = random_input(shape, detail["dtype"], rng, quantized)
-    interpreter.allocate_tensors()
-
-    def run():
-        for name, value in feeds.items():
-            interpreter.set_tensor(inputs[name]["index"], value)
-        interpreter.invoke()
-        return {name: interpreter.get_tensor(out["index"]) for name, out in outputs.items()}
-
-    return Loaded(run, "LiteRT", version("ai-edge-litert"), feeds)
+        feeds[name] = random_input(shape, dtype, rng, quantized)
+    return feeds
 
 
-def _tensors(interpreter):
-    """Return the details of the inputs and of the outputs, by their names in the signature."""
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    for key in interpreter.get_signature_list():
-        runner = interpreter.get_signature_runner(key)
-        named = runner.get_input_details(), runner.get_output_details()
-        of_the_graph = [{d["index"] for d in details} for details in (inputs, outputs)]
-        if [{d["index"] for d in details.values()} for details in named] == of_the_graph:
-            return named
-    return {d["name"]: d for d in inputs}, {d["name"]: d for d in outputs}
-
-
-def load_onnx(config, rng):
-    """ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = config["threads"]
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        config["path"], options, providers=["CPUExecutionProvider"]
-    )
-    dtypes = {"float": "float32", "double": "float64"}
-    feeds = {}
-    for node in session.get_inputs():
-        dtype = node.type.removeprefix("tensor(").removesuffix(")")
-        dims = [d if isinstance(d, int) and d > 0 else None for d in node.shape]
-        shape = concrete_shape(node.name, dims, config["batch_size"], config["free_dim"])
-        feeds[node.name] = random_input(shape, dtypes.get(dtype, dtype), rng)
-
-    outputs = [node.name for node in session.get_outputs()]
-
-    def run():
-        return dict(zip(outputs, session.run(outputs, feeds)))
-
-    return Loaded(run, "ONNX Runtime", onnxruntime.__version__, feeds)
-
-
-def load_keras(config, rng):
-    """Keras' own compiled `predict_on_batch`."""
-    if os.environ.get("KERAS_BACKEND") == "jax" and hasattr(os, "sched_setaffinity"):
-        # XLA's CPU client sizes its thread pool by the processors it may use, and by nothing else.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: config["threads"]])
-    import keras
-
-    if keras.backend.backend() == "torch":
-        import torch
-
-        torch.set_num_threads(config["threads"])
-    model = keras.models.load_model(config["path"], compile=False)
-
-    def make(spec):
-        if isinstance(spec, dict) and "dtype" in spec:
-            shape = concrete_shape(
-                spec["name"], spec["shape"], config["batch_size"], config["free_dim"]
-            )
-            return random_input(shape, spec["dtype"], rng)
-        if isinstance(spec, dict):
-            return {key: make(value) for key, value in spec.items()}
-        return [make(value) for value in spec]
-
-    x = make(config["inputs"])
-
-    def run():
-        return model.predict_on_batch(x)
-
-    return Loaded(run, f"Keras ({keras.backend.backend()})", keras.__version__, x)
-
-
-LOADERS = {".keras": load_keras, ".tflite": load_tflite, ".onnx": load_onnx}
+def keras_feeds(spec, config, rng):
+    """Make what `predict_on_batch` takes: arrays, structured as the configured `inputs` are."""
+    if isinstance(spec, dict) and "dtype" in spec:
+        shape = concrete_shape(
+            spec["name"], spec["shape"], config["batch_size"], config["free_dim"]
+        )
+        return random_input(shape, spec["dtype"], rng)
+    if isinstance(spec, dict):
+        return {key: keras_feeds(value, config, rng) for key, value in spec.items()}
+    return [keras_feeds(value, config, rng) for value in spec]
 
 
 def limit_memory():
@@ -197,6 +132,16 @@ def record(path, feeds, outputs):
     np.savez(path, **arrays)
 
 
+def seconds(run, times):
+    """Call `run` so often; return the seconds that each call took."""
+    result = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        result.append(time.perf_counter() - start)
+    return result
+
+
 def main():
     """Load the file that the first argument describes, then run it as often as told."""
     # Libraries print to standard output, from C++ too: give them standard error, and keep the
@@ -215,25 +160,24 @@ def main():
         kind = os.path.splitext(config["path"])[1]
         if kind != ".keras":  # Keras' backends reserve many more addresses than they use.
             limit_memory()
-        load = LOADERS[kind]
-        loaded = load(config, np.random.default_rng(config["seed"]))
-        outputs = loaded.run()
+        loaded = runtime(kind)(config["path"], config["threads"])
+        rng = np.random.default_rng(config["seed"])
+        if kind == ".keras":
+            feeds = keras_feeds(config["inputs"], config, rng)
+        else:
+            feeds = random_feeds(loaded.inputs, config, rng)
+        outputs = loaded(feeds)
         if config.get("record"):
-            record(config["record"], loaded.feeds, outputs)
+            record(config["record"], feeds, outputs)
     except ImportError as error:
         return answer({"missing": error.name or str(error)})
     except Refused as error:
         return answer({"error": str(error)})
     except Exception as error:  # each runtime has its own classes for a file it cannot read
         return answer({"error": f"{type(error).__name__}: {error}"})
-    answer({"runtime": loaded.runtime, "version": loaded.version})
+    answer({"runtime": loaded.name, "version": loaded.version})
     for line in sys.stdin:
-        times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            loaded.run()
-            times.append(time.perf_counter() - start)
-        answer(times)
+        answer(seconds(loaded.run, int(line)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Running a Keras model beside the file made from it, and how far apart they may be."""
 
-import contextlib
 import dataclasses
 
 import keras
@@ -9,6 +8,8 @@ import numpy as np
 from kprune._keras.precision import float32_compute
 from kprune._system.errors import ExportError, VerificationError
 from kprune.graphs.signature import output_names
+from kprune.runtimes.batches import CHUNK, batches, join
+from kprune.runtimes.keras import call
 
 # How far a file's outputs may be from the Keras model's before it is refused. This catches files
 # that are broken; what a sound file costs in accuracy is for data to say, not for a tolerance.
@@ -31,7 +32,6 @@ _LARGEST_COUNTS = (None, "codebook", "float16")
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.
 TINY = 1e-6
 GENERATED_SAMPLES = 16
-CHUNK = 32  # samples at once, through models with a free batch size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +186,11 @@ def run_keras(model, signature, arrays, precision=float32_compute):
     size = signature.flat[0].shape[0] or min(CHUNK, len(arrays[0]))
     collected = []
     try:
-        with precision(model), _no_gradients():
+        with precision(model):
             for batch in batches(arrays, size):
                 tensors = [keras.ops.convert_to_tensor(array) for array in batch]
-                structure = model(*signature.pack(tensors), training=False)
-                leaves = [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
-                collected.append([_to_numpy(leaf) for leaf in leaves])
+                structure, leaves = call(model, signature.pack(tensors))
+                collected.append(leaves)
     except Exception as error:
         raise ExportError(
             f"The Keras model '{model.name}' fails on the verification inputs, so there is "
@@ -206,33 +205,3 @@ def run_keras(model, signature, arrays, precision=float32_compute):
             "its weights, or pass `inputs=` with samples that it can run on."
         )
     return Reference(names, outputs, holds_class_scores(model, outputs))
-
-
-def _to_numpy(tensor):
-    array = np.asarray(keras.ops.convert_to_numpy(tensor))
-    return array.astype("float32") if "float" in array.dtype.name else array
-
-
-def _no_gradients():
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
-
-    return torch.no_grad()
-
-
-def batches(arrays, size):
-    """Cut samples into batches of exactly `size`, repeating the last sample to fill the last."""
-    for start in range(0, len(arrays[0]), size):
-        batch = [array[start : start + size] for array in arrays]
-        missing = size - len(batch[0])
-        yield [np.concatenate([part, part[-1:].repeat(missing, 0)]) for part in batch]
-
-
-def join(collected, size, samples):
-    """Put the outputs of `batches` together again; undoes the filling of the last."""
-    joined = []
-    for parts in zip(*collected):
-        per_sample = parts[0].ndim > 0 and len(parts[0]) == size
-        joined.append(np.concatenate(parts)[:samples] if per_sample else parts[0])
-    return joined

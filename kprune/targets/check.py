@@ -10,7 +10,7 @@ from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.from_tflite import read_tflite
 from kprune.targets.rewrites import rewrite
-from kprune.targets.target import get_target
+from kprune.targets.target import NEEDED_PERCENT, get_target
 
 DENSE, FASTER, SMALLER = "dense", "sparse and faster", "sparse and only smaller"
 SLOWER, WRONG, FAILS = "sparse and slower", "computes wrong outputs", "will not run"
@@ -241,7 +241,9 @@ class _Judge:
         if cluster.enough:
             reason = f"{share} of the cluster's 1x1 weights are zero, but they are stored dense"
             return SMALLER, reason, "export with sparse='auto', without quantize or in float16"
-        reason = f"{share} of the cluster's 1x1 weights are zero, more than 66.7% are needed"
+        reason = (
+            f"{share} of the cluster's 1x1 weights are zero, more than {NEEDED_PERCENT} are needed"
+        )
         return SMALLER, reason, "prune them further"
 
     def gain(self):
@@ -283,8 +285,8 @@ def _cluster_notes(found, graph):
         if cluster.broken and not cluster.changed and cluster.blame is None:
             op, effect, why, advice = cluster.broken[0]
             notes.append(
-                f"'{op.name}' {why}: with more than 66.7% zeros in the cluster, and stored "
-                f"sparse, the file {effect} here; {advice}"
+                f"'{op.name}' {why}: with more than {NEEDED_PERCENT} zeros in the cluster, and "
+                f"stored sparse, the file {effect} here; {advice}"
             )
     return notes
 

@@ -14,7 +14,7 @@ from kprune.targets import xnnpack
 from kprune.targets.channels import ROUND_TO, judge_channels
 from kprune.targets.from_keras import read
 from kprune.targets.rewrites import rewrite
-from kprune.targets.target import get_target
+from kprune.targets.target import NEEDED_PERCENT, get_target
 from kprune.training.wrappers.prune_low_magnitude import PruningPolicy
 from kprune.training.wrappers.pruned import PruneLowMagnitude
 
@@ -163,7 +163,7 @@ def _fast_convolutions(model, target, sparsity):
 
 def _why_not(cluster, rewritten):
     if cluster.blame is None:
-        return f"more than 66.7% must be zero, not {tables.percent(cluster.sparsity)}"
+        return f"more than {NEEDED_PERCENT} must be zero, not {tables.percent(cluster.sparsity)}"
     blame = cluster.blame
     advice = f"; {blame.advice}" if blame.advice else ""
     # It may be the rewritten form of the user's layer that is in the way.

@@ -1,29 +1,37 @@
-"""Targets: a runtime on a processor, and what it can make of zeros, as data with its sources."""
+"""Targets: a runtime on a processor, and what it can make of zeros, as data with its sources.
+
+Checking, advising, preparing and rewriting read it here.
+"""
 
 import dataclasses
+from fractions import Fraction
+
+# XNNPACK changes a cluster if *more* than this share of its 1x1 and dense weights is zero.
+NEEDED_SPARSITY = Fraction(2, 3)
+NEEDED_PERCENT = f"{float(NEEDED_SPARSITY):.1%}"
+
+CLUSTERS, BLOCKS = "clusters", "blocks"
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One thing that a target does with zeros.
+    """A kernel of a target with which zeros are faster.
 
     Attributes:
-        layers: which layers.
-        shapes: which of them.
-        dtypes: how their weights are stored.
-        pattern: which zeros.
+        kernel: `CLUSTERS`: 1x1 convolutions in one of XNNPACK's clusters, with any zeros, in
+            float32 (also where the weights are stored in float16); which those are is in
+            `targets.xnnpack`. `BLOCKS`: dense layers on vectors, with zeros in `Block((4, 1))` and
+            a number of inputs that is a multiple of 4, in float32.
         more_than: the share of zeros that must be exceeded, a fraction.
-        effect: `"faster"` or `"smaller"`.
         source: where this is known from.
+        cost: the time it takes for each kept share of the weights, relative to the dense kernel's;
+            None where that is not one number.
     """
 
-    layers: str
-    shapes: str
-    dtypes: tuple
-    pattern: str
+    kernel: str
     more_than: float
-    effect: str
     source: str
+    cost: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +43,8 @@ class Target:
         runtime: the runtime.
         processor: what it runs on.
         format: the files it runs: `"tflite"` or `"onnx"`.
-        rules: `Rule`s.
-        clusters: whether 1x1 convolutions in an XNNPACK cluster have sparse kernels.
-        block_cost: the time of a dense layer stored in 1x4 blocks, relative to the dense kernel's,
-            for each kept share of its weights; None where it is always computed densely.
+        rules: a `Rule` for each kernel with which zeros are faster; none where all is computed
+            densely.
         fixed_shapes: whether it runs only files without a free dimension, such as the batch's.
     """
 
@@ -46,54 +52,44 @@ class Target:
     runtime: str
     processor: str
     format: str
-    rules: tuple
-    clusters: bool = False
-    block_cost: float | None = None
+    rules: tuple = ()
     fixed_shapes: bool = False
+
+    def rule(self, kernel):
+        """Return the `Rule` of a kernel; None where the target has none such."""
+        return next((rule for rule in self.rules if rule.kernel == kernel), None)
+
+    @property
+    def clusters(self):
+        """Whether 1x1 convolutions in an XNNPACK cluster have sparse kernels."""
+        return self.rule(CLUSTERS) is not None
+
+    @property
+    def block_cost(self):
+        """The time of a dense layer stored in 1x4 blocks, as `Rule.cost`; None without a kernel."""
+        rule = self.rule(BLOCKS)
+        return rule and rule.cost
 
     @property
     def blocks_from(self):
         """The sparsity from which blocks are faster than the dense kernel; None for never."""
-        return None if self.block_cost is None else 1 - 1 / self.block_cost
+        rule = self.rule(BLOCKS)
+        return rule and rule.more_than
 
 
-_XNNPACK = "XNNPACK src/subgraph.c, xnn_subgraph_rewrite_for_nchw"
-_CLUSTER = Rule(
-    "1x1 convolutions",
-    "stride 1, no groups, in a cluster that begins with a 3x3 convolution of stride 2, padding 1 "
-    "on each side and 3 input channels, and ends in a spatial mean or depth-to-space; between, "
-    "only 1x1 convolutions, depthwise 3x3 and 5x5 with symmetric padding, sums, products, "
-    "activations and bilinear resizing; no tensor is used outside",
-    ("float32", "float16"),  # float16 weights are computed with in float32
-    "Unstructured()",
-    2 / 3,
-    "faster",
-    f"{_XNNPACK}; measured in LiteRT.js 2.5.3: MobileNetV1 at 80% 3.1x, at 90% 4.3x",
-)
-_SMALLER = Rule(
-    "dense layers and 2D convolutions",
-    "all",
-    ("float32", "float16"),
-    "Unstructured()",
-    0.3,
-    "smaller",
-    "TensorFlow's dense_to_sparse pass (kMinSparsityLevel); made dense when the file is loaded",
+_CLUSTERS = Rule(
+    CLUSTERS,
+    float(NEEDED_SPARSITY),
+    "XNNPACK src/subgraph.c, xnn_subgraph_rewrite_for_nchw; measured in LiteRT.js 2.5.3: "
+    "MobileNetV1 at 80% 3.1x, at 90% 4.3x",
 )
 
 
 def _blocks(cost, source):
-    return Rule(
-        "dense layers",
-        "on vectors; the number of inputs a multiple of 4",
-        ("float32",),
-        "Block((4, 1))",
-        1 - 1 / cost,
-        "faster",
-        f"TFLite's fully connected kernel for 1x4 blocks; {source}",
-    )
+    source = f"TFLite's fully connected kernel for 1x4 blocks; {source}"
+    return Rule(BLOCKS, 1 - 1 / cost, source, cost)
 
 
-_X86, _ARM, _WASM = 2.9, 2.9, 7.7
 _MLP = "measured on an MLP 1024-2048-2048-16"
 
 TARGETS = {
@@ -104,9 +100,7 @@ TARGETS = {
             "LiteRT",
             "64-bit ARM",
             "tflite",
-            (_CLUSTER, _blocks(_ARM, "not measured on ARM; as on x86"), _SMALLER),
-            clusters=True,
-            block_cost=_ARM,
+            (_CLUSTERS, _blocks(2.9, "not measured on ARM; as on x86")),
         ),
         Target(
             "litert-x86",
@@ -114,17 +108,14 @@ TARGETS = {
             "x86-64 with AVX, where XNNPACK computes 1x1 convolutions densely by design "
             "(src/xnnpack/hardware-config.h)",
             "tflite",
-            (_blocks(_X86, f"{_MLP}: at 70% 1.1x, at 80% 1.7x, at 90% 3.6x"), _SMALLER),
-            block_cost=_X86,
+            (_blocks(2.9, f"{_MLP}: at 70% 1.1x, at 80% 1.7x, at 90% 3.6x"),),
         ),
         Target(
             "litert-wasm",
             "LiteRT.js",
             "WebAssembly in a browser",
             "tflite",
-            (_CLUSTER, _blocks(_WASM, f"{_MLP}: at 80% 0.6x, at 90% 1.4x"), _SMALLER),
-            clusters=True,
-            block_cost=_WASM,
+            (_CLUSTERS, _blocks(7.7, f"{_MLP}: at 80% 0.6x, at 90% 1.4x")),
             fixed_shapes=True,
         ),
         Target(
@@ -132,7 +123,6 @@ TARGETS = {
             "ONNX Runtime",
             "any CPU; weights are computed with densely, so that only removing channels is faster",
             "onnx",
-            (),
         ),
     )
 }

@@ -161,6 +161,17 @@ def test_no_process_is_left_behind(files, tmp_path, monkeypatch):
     assert all(process.poll() is not None for process in started)
 
 
+def test_a_file_whose_flops_cannot_be_counted_is_measured_and_named(files, monkeypatch):
+    def fails(*_):
+        raise KeyError("an operator of tomorrow")
+
+    monkeypatch.setattr("kprune.measure.benchmark.onnx_flops", fails)
+    with pytest.warns(UserWarning, match=r"FLOPs of .*cnn\.onnx are not known: KeyError: .*morrow"):
+        (row,) = benchmark(files / "cnn.onnx", **QUICK)
+    assert row.flops is None
+    assert row.median > 0
+
+
 def test_bad_arguments(files, tmp_path):
     with pytest.raises(ValueError, match="at least one file"):
         benchmark([])

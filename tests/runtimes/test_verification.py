@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kprune.export import VerificationError
 from kprune.runtimes import verification
@@ -62,15 +60,6 @@ def test_one_stray_value_fails_a_float_file_but_not_an_integer_one():
     with pytest.raises(VerificationError, match=r"is 0\.5,"):
         verification.check([difference(reference, output)], None)
     verification.check([difference(reference, output)], "int8")
-
-
-@given(st.integers(1, 23), st.integers(1, 9))
-def test_batches_join_to_what_they_were_cut_from(samples, size):
-    arrays = [np.arange(samples * 2).reshape(samples, 2), np.arange(samples)]
-    batches = list(verification.batches(arrays, size))
-    assert {len(part) for batch in batches for part in batch} == {size}
-    for joined, array in zip(verification.join(batches, size, samples), arrays):
-        np.testing.assert_array_equal(joined, array)
 
 
 def test_class_scores():

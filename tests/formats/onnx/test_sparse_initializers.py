@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from keras import layers
 
 from kprune.export import ExportError, export_onnx
-from kprune.export.onnx import OnnxRuntime
+from kprune.export.onnx import ONNX
 from kprune.formats.onnx.flops import onnx_flops
 from kprune.formats.onnx.sparse_initializers import densified, saved, transform
 from kprune.measure.size import size
+from kprune.runtimes.onnxruntime import OnnxRuntime
 from tests.helpers.runtimes import SKIP, needs_tensorflow, prune_by_hand, run_onnx
 from tests.helpers.zoo import ZOO
 
@@ -63,8 +64,7 @@ def test_every_file_is_valid_no_larger_and_runs_alike(rows, columns, sparsity, d
     for sparse in graph.sparse_initializer:
         np.testing.assert_array_equal(densified(sparse), weight)
     feeds = {"x0": np.eye(rows, dtype="float32")}
-    runtime = OnnxRuntime()
-    (product,) = runtime.load(blob).run(None, feeds)
+    (product,) = OnnxRuntime(blob)(feeds).values()
     np.testing.assert_array_equal(product, weight.astype("float32"))
 
 
@@ -139,15 +139,14 @@ def test_true_is_an_error_where_nothing_gets_smaller(tmp_path):
 
 @on_tensorflow
 def test_auto_falls_back_where_onnxruntime_does_not_load(wide, tmp_path, monkeypatch):
-    load = OnnxRuntime.load
+    class BuiltWithoutSparseTensors(OnnxRuntime):
+        def __init__(self, file):
+            blob = file if isinstance(file, bytes) else Path(file).read_bytes()
+            if onnx.ModelProto.FromString(blob).graph.sparse_initializer:
+                raise RuntimeError("sparse tensors are not supported in this build")
+            super().__init__(file)
 
-    def built_without_sparse_tensors(self, file):
-        blob = file if isinstance(file, bytes) else Path(file).read_bytes()
-        if onnx.ModelProto.FromString(blob).graph.sparse_initializer:
-            raise RuntimeError("sparse tensors are not supported in this build")
-        return load(self, file)
-
-    monkeypatch.setattr(OnnxRuntime, "load", built_without_sparse_tensors)
+    monkeypatch.setattr(ONNX, "runtime", BuiltWithoutSparseTensors)
     report = export_onnx(wide, tmp_path / "m.onnx", sparse="auto")
     assert {weight.encoding for weight in report.weights} == {"dense"}
     assert any("not supported in this build" in note for note in report.notes)

@@ -20,23 +20,12 @@ All of this was seen in LiteRT.js 2.5.3 on files made for it.
 
 import dataclasses
 
-from kprune.targets.graph import SAME, Op
+from kprune.targets.graph import SAME
+from kprune.targets.target import NEEDED_SPARSITY
+from kprune.targets.xnnpack.operators import ENTRY, EXIT, NCHW, Blame, compatibility
 
-# A cluster is changed if *more* than this share of its 1x1 and dense weights is zero.
-NEEDED_SPARSITY = 2 / 3
-_NCHW, _ENTRY, _EXIT, _BAD = 1, 2, 4, 8
-_SYMMETRIC = {3: ((1, 1), (1, 1)), 5: ((2, 2), (2, 2))}
-
+_BAD = 8  # besides the flags of `operators`: it cannot be in a cluster
 WRONG, FAILS = "computes wrong outputs", "does not run"
-
-
-@dataclasses.dataclass(eq=False)
-class Blame:
-    """Why a cluster ends, or is none: an operator, and a sentence that goes on after its name."""
-
-    op: Op
-    reason: str
-    advice: str = ""
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,8 +55,8 @@ class Cluster:
 
     @property
     def enough(self):
-        """Whether more than two thirds of those weights are zero, in whole numbers."""
-        return self.zeros * 3 > self.weights * 2
+        """Whether more than `NEEDED_SPARSITY` of those weights are zero."""
+        return self.zeros > NEEDED_SPARSITY * self.weights
 
 
 def clusters(graph):
@@ -100,7 +89,7 @@ class _Analysis:
         self.producer = {id(value): node for node in self.nodes for value in node.op.outputs}
         self.joined = list(range(len(self.nodes)))  # each node's way to its cluster's last node
         for node in self.nodes:
-            node.flags, node.blame = _compatibility(node)
+            node.flags, node.blame = compatibility(node.op, node.padding)
 
     def _leader(self, node):
         """The node that stands for a node's cluster: the last one of those connected so far."""
@@ -149,9 +138,9 @@ class _Analysis:
             if value.constant:
                 continue
             producer = self.producer.get(id(value))
-            able = producer is not None and producer.flags & (_ENTRY | _NCHW)
+            able = producer is not None and producer.flags & (ENTRY | NCHW)
             if able and not producer.flags & _BAD:
-                producer.flags &= ~_EXIT
+                producer.flags &= ~EXIT
                 first, last = sorted((self._leader(producer).index, self._leader(node).index))
                 changed |= first != last
                 self.joined[first] = last
@@ -163,11 +152,11 @@ class _Analysis:
     def _connect(self):
         changed = False
         for node in self.nodes:
-            if node.flags & _EXIT:
+            if node.flags & EXIT:
                 changed |= self._join(node)
         self.found_exit = changed
         for node in self.nodes if changed else ():
-            if not node.flags & _BAD and node.flags & (_NCHW | _EXIT):
+            if not node.flags & _BAD and node.flags & (NCHW | EXIT):
                 self._join(node)
         for node in self.nodes:
             if node.flags & _BAD:
@@ -179,7 +168,7 @@ class _Analysis:
         leader.blame = leader.blame or blame
 
     def _good(self, node):
-        return not self._leader(node).flags & _BAD and node.flags & (_NCHW | _EXIT)
+        return not self._leader(node).flags & _BAD and node.flags & (NCHW | EXIT)
 
     def _values(self, nodes):
         return [value for node in nodes for value in node.inputs if not value.constant]
@@ -215,7 +204,7 @@ class _Analysis:
                 cluster.weights += op.weight.size
                 cluster.zeros += op.weight.zeros
         cluster.blame = leader.blame if leader.flags & _BAD else None
-        inside = [node for node in nodes if node.flags & (_NCHW | _EXIT)]
+        inside = [node for node in nodes if node.flags & (NCHW | EXIT)]
         if cluster.blame is None and not inside:
             cluster.blame = leader.blame
         if cluster.blame is None and not self.found_exit:
@@ -277,15 +266,11 @@ def _open_end(consumer):
             f"hands data in the sparse path's layout to '{consumer.name}' ({consumer.type}), which "
             "is not in it"
         )
-        detail = _compatibility_of(consumer)
+        detail = compatibility(consumer, consumer.padding)[1]
         why += f": it {detail.reason}" if detail and detail.reason else ""
         if detail and detail.advice:
             return why, detail.advice
     return why, "change what follows it, or export with sparse='auto', which then stores it dense"
-
-
-def _compatibility_of(op):
-    return _compatibility(_Node(0, op, op.inputs, op.padding))[1]
 
 
 def _blame_producer(node, producer):
@@ -298,117 +283,3 @@ def _blame_producer(node, producer):
     if producer.blame is not None:
         return producer.blame
     return Blame(producer.op, f"({producer.op.type}) is not in the sparse path")
-
-
-def _compatibility(node):
-    """Return XNNPACK's layout flags of an operator, and a `Blame` where there are none."""
-    op = node.op
-    floating = all(value.floating for value in [*op.inputs, *op.outputs])
-    if not floating and op.kind != "other":
-        return 0, Blame(op, "computes in integers; the sparse kernels are for floats")
-    if op.weight is not None and op.weight.encoding == "blocks":
-        return 0, Blame(op, "is stored in blocks, for a kernel outside XNNPACK")
-    rule = _RULES.get(op.kind)
-    if rule is None:
-        return 0, Blame(op, f"({op.type}) is not in the sparse path")
-    return rule(node)
-
-
-def _conv(node):
-    op = node.op
-    if op.groups != 1:
-        return 0, Blame(op, "has groups")
-    if op.dilation != (1, 1):
-        return 0, Blame(op, "is dilated")
-    if op.kernel == (1, 1):
-        if op.strides != (1, 1):
-            return 0, Blame(op, "is a 1x1 convolution with strides", "use strides=1")
-        return _NCHW, None
-    if op.kernel != (3, 3):
-        size = "x".join(map(str, op.kernel))
-        return 0, Blame(op, f"is a {size} convolution; only 1x1 has a sparse kernel")
-    if op.strides != (2, 2) or op.inputs[0].shape[-1] != 3:
-        return 0, Blame(
-            op,
-            "is a 3x3 convolution; only 1x1 has a sparse kernel, and only one of stride 2 on 3 "
-            "channels may begin the sparse path",
-        )
-    if node.padding != _SYMMETRIC[3]:
-        shown = _shown(node.padding)
-        return 0, Blame(
-            op,
-            f"begins with {shown} at stride 2, where padding 1 on each side is needed",
-            "before training, model, _ = kprune.prepare(model, target)",
-        )
-    return _ENTRY, None
-
-
-def _depthwise(node):
-    op = node.op
-    if op.dilation != (1, 1):
-        return 0, Blame(op, "is dilated")
-    if op.multiplier != 1:
-        return 0, Blame(op, f"has depth_multiplier={op.multiplier}")
-    if op.strides not in ((1, 1), (2, 2)):
-        return 0, Blame(op, f"has strides {op.strides}")
-    size = op.kernel[0]
-    if op.kernel[0] != op.kernel[1] or size not in _SYMMETRIC:
-        shown = "x".join(map(str, op.kernel))
-        return 0, Blame(op, f"is a {shown} depthwise convolution; 3x3 and 5x5 are in it")
-    if node.padding != _SYMMETRIC[size]:
-        return 0, Blame(
-            op,
-            f"(depthwise) uses {_shown(node.padding)} at stride {op.strides[0]}",
-            f"write ZeroPadding2D({size // 2}) + valid, or let the export rewrite it",
-        )
-    return _NCHW, None
-
-
-def _shown(padding):
-    return "`same` padding" if padding == SAME else f"padding {padding}"
-
-
-def _binary(node):
-    op = node.op
-    if any(len(value.shape) != 4 for value in op.inputs) or len(op.inputs) != 2:
-        return 0, Blame(op, f"({op.type}) has an operand that is no image")
-    # XNNPACK looks at the first operand's shape for both (src/subgraph.c).
-    constant = any(value.constant for value in op.inputs)
-    if constant and sum(size != 1 for size in op.inputs[0].shape[1:]) > 1:
-        return 0, Blame(op, f"({op.type}) has a constant operand")
-    return _NCHW, None
-
-
-def _image(flags):
-    def rule(node):
-        if len(node.op.inputs[0].shape) != 4:
-            return 0, Blame(node.op, f"({node.op.type}) is not on an image")
-        return flags, None
-
-    return rule
-
-
-def _dense(node):
-    # The delegate puts a reshape before a dense layer on vectors, and that is not in the path.
-    if len(node.op.inputs[0].shape) != 4 or len(node.op.outputs[0].shape) != 4:
-        return 0, Blame(node.op, "is a dense layer on vectors, not on an image")
-    return _NCHW, None
-
-
-def _resize(node):
-    if any(size is not None and size < 2 for size in node.op.inputs[0].shape[1:3]):
-        return 0, Blame(node.op, "resizes an image of one pixel")
-    return _NCHW, None
-
-
-_RULES = {
-    "dense": _dense,
-    "conv": _conv,
-    "depthwise": _depthwise,
-    "depth_to_space": lambda node: (_EXIT, None),
-    "add": _binary,
-    "multiply": _binary,
-    "resize": _resize,
-    "unary": _image(_NCHW),
-    "mean": _image(_NCHW | _EXIT),
-}
