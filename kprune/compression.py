@@ -18,12 +18,12 @@ from kprune.pruning.allocation import Global
 from kprune.pruning.schedules import ConstantSparsity
 from kprune.report import tables
 from kprune.report.tables import Printable
-from kprune.training.clustering.callback import (
+from kprune.training.clustering.installing import remove_clustering
+from kprune.training.clustering.weight_clustering import (
     WeightClustering,
     check_clusters,
     chosen,
     cluster_once,
-    remove_clustering,
 )
 from kprune.training.pruning import Pruning
 from kprune.training.quantization_aware import QuantizationAware

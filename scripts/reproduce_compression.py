@@ -168,7 +168,7 @@ def main(
     from kprune.cli.common import plain_errors
     from kprune.pruning.schedules import check_sparsity
     from kprune.report.files import write_json
-    from kprune.training.clustering.callback import check_clusters
+    from kprune.training.clustering.weight_clustering import check_clusters
 
     given = {"sparsity": sparsity, "clusters": clusters, "epochs": epochs}
     given = {key: value for key, value in given.items() if value is not None}

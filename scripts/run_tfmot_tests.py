@@ -29,7 +29,7 @@ import typer
 from keras.src.legacy.saving import legacy_h5_format
 
 import kprune
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 
 CORE = "tensorflow_model_optimization.python.core"
 FOLDER = "tensorflow_model_optimization/python/core/"

@@ -9,7 +9,7 @@ import kprune
 from kprune.export import VerificationError
 from kprune.graphs.signature import describe
 from kprune.training import at_risk
-from kprune.training.clustering.callback import cluster_once, on_grid
+from kprune.training.clustering.weight_clustering import cluster_once, on_grid
 from kprune.training.strip import find_pruning
 from tests.helpers.runtimes import run_tflite
 from tests.helpers.training import compiled, data, kernels, mlp, zeros

@@ -7,8 +7,8 @@ import numpy as np
 from kprune.graphs.load import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable
-from kprune.training.wrappers.pruned import weights_besides_masks, wrappers_in
-from kprune.training.zeros import pruning_optimizers
+from kprune.training.mechanism import groups_in
+from kprune.training.wrappers.pruning_wrapper import weights_besides_masks
 
 
 @dataclass
@@ -146,11 +146,9 @@ def sparsity(model):
         FileNotFoundError: there is no such file.
     """
     model = as_model(model)
-    groups = [wrapper._group for wrapper in wrappers_in(model) if wrapper._group is not None]
-    groups += [group for one in pruning_optimizers(model) for group in one.groups]
     targets = {
         id(weight.variable): (group.setting.final_sparsity, group.unit, not group.setting.asks)
-        for group in groups
+        for group in groups_in(model)
         for weight in group.weights
     }
     found = weights_besides_masks(model)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kprune.pruning.configurable import Configurable
-from kprune.pruning.masks import lowest_pruned
+from kprune.pruning.exact_count import lowest_pruned, units_to_prune
 
 
 class Allocation(Configurable):
@@ -85,12 +85,12 @@ class Global(Allocation):
 
     def total(self, counts, shapes, sparsity):
         n, most = (sum(column) for column in zip(*counts))
-        return _units_to_prune(n, most, sparsity, ())
+        return _of_all(n, most, sparsity, ())
 
     def unit_masks(self, units, counts, shapes, sparsity, exact):
         n, most = (sum(column) for column in zip(*counts))
         units = [_never_empty(scores) for scores in units]
-        return lowest_pruned(units, _units_to_prune(n, most, sparsity, exact))
+        return lowest_pruned(units, _of_all(n, most, sparsity, exact))
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -135,28 +135,12 @@ def check_allocation(allocation):
 
 
 def _count(allocation, i, counts, shapes, sparsity, exact):
-    exact = [(s, allocation.sparsities(shapes, s)[i]) for s in exact]
-    n, most = counts[i]
-    share = allocation.sparsities(shapes, sparsity)[i]
-    if isinstance(sparsity, float):
-        return min(round(share * n), most)
-    return _exact_where_known(sparsity, share, n, most, exact)
+    known = [(s, allocation.sparsities(shapes, s)[i]) for s in exact]
+    return units_to_prune(*counts[i], sparsity, allocation.sparsities(shapes, sparsity)[i], known)
 
 
-def _units_to_prune(n, most, sparsity, exact):
-    if isinstance(sparsity, float):
-        return min(round(sparsity * n), most)
-    return _exact_where_known(sparsity, sparsity, n, most, [(s, s) for s in exact])
-
-
-def _exact_where_known(sparsity, share, n, most, exact):
-    # float32 cannot tell round(share * n) to the last weight above some eight
-    # million, so the sparsities that users name are counted in Python.
-    count = ops.cast(ops.round(share * n), "int32")
-    for value, value_share in exact:
-        known = ops.convert_to_tensor(min(round(value_share * n), most), "int32")
-        count = ops.where(sparsity == ops.cast(value, "float32"), known, count)
-    return ops.minimum(count, most)
+def _of_all(n, most, sparsity, exact):
+    return units_to_prune(n, most, sparsity, sparsity, [(s, s) for s in exact])
 
 
 def _never_empty(scores):

@@ -17,6 +17,8 @@ _NAMED_SPARSITIES = ("initial_sparsity", "final_sparsity")
 
 # Zeros are those of a sparsity when their share differs by no more, besides one of each weight.
 _ROUNDING = 1e-5
+# Weights with a smaller share of zeros are dense.
+_DENSE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +154,28 @@ class Group:
             if _rounds_to_all(self.setting.pattern, weight, sparsity)
         ]
 
+    def held_share(self):
+        """Return the share that is zero now and would be held.
+
+        0.0 where it cannot be known, while TensorFlow traces a step.
+        """
+        if not backend.is_concrete():
+            return 0.0
+        zeros = sum(int(backend.count_true(ops.logical_not(mask))) for mask in self.held())
+        return zeros / sum(weight.size for weight in self.weights)
+
+    def is_at(self, sparsity):
+        """Return whether the zeros are those that the group has at a sparsity."""
+        if not sparsity:
+            return self.held_share() < _DENSE
+        return backend.is_concrete() and self.fits(sparsity)
+
+    def by(self, schedule):
+        """Return the group with a schedule."""
+        return dataclasses.replace(
+            self, setting=dataclasses.replace(self.setting, schedule=schedule)
+        )
+
     def only(self, variables):
         """Return the group of those weights that are among `variables`; None if none is."""
         known = {id(variable) for variable in variables}
@@ -168,3 +192,14 @@ def pruned_share(groups):
     """Return the share of what the `Group`s prune, weights or channels, that is zero now."""
     counts = [one.count() for one in groups]
     return sum(pruned for pruned, _ in counts) / max(sum(total for _, total in counts), 1)
+
+
+def check_finite(weights):
+    """Raise `ValueError` if one of the `Weight`s is NaN or infinite."""
+    for weight in weights:
+        if not bool(ops.all(ops.isfinite(backend.read(weight.variable)))):
+            raise ValueError(
+                f"{weight.name} has weights that are NaN or infinite, which cannot be ranked. "
+                "If they became so in training, it diverged: lower the learning rate or clip "
+                "the gradients."
+            )

@@ -11,8 +11,8 @@ from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import INPUT_OUTPUT, weights_of
 from kprune.pruning.allocation import Global, Uniform
 from kprune.pruning.criteria import Magnitude
+from kprune.pruning.exact_count import lowest_pruned
 from kprune.pruning.groups import Group
-from kprune.pruning.masks import lowest_pruned
 from kprune.pruning.patterns import Pattern
 from kprune.structured.budget import Sizes, check_counts
 from kprune.structured.graph import ChannelGraph
@@ -209,6 +209,13 @@ class ChannelMasks(Group):
         """Return the masks that keep the channels that are zero now; see `Group.held`."""
         alive = self._alive()
         return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
+
+    def held_share(self):
+        """Return the share of channels that is zero now and would be held."""
+        if not backend.is_concrete():
+            return 0.0
+        pruned, total = self.count()
+        return pruned / total if pruned < total else 0.0
 
     @property
     def slack(self):

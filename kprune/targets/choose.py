@@ -16,7 +16,7 @@ from kprune.targets.from_keras import read
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import NEEDED_PERCENT, get_target
 from kprune.training.wrappers.prune_low_magnitude import PruningPolicy
-from kprune.training.wrappers.pruned import PruneLowMagnitude
+from kprune.training.wrappers.pruning_wrapper import PruneLowMagnitude
 
 
 class TargetLayers(dict):

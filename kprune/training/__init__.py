@@ -1,19 +1,17 @@
 """What acts during `fit`, and what it leaves on the model."""
 
-from kprune.training.after import after_pruning
-from kprune.training.clustering.callback import (
+from kprune.training.after_pruning import after_pruning
+from kprune.training.clustering.centroids import CentroidInitialization
+from kprune.training.clustering.installing import remove_clustering
+from kprune.training.clustering.weight_clustering import (
     WeightClustering,
     cluster_once,
-    remove_clustering,
 )
-from kprune.training.clustering.centroids import CentroidInitialization
-from kprune.training.optimizer import PruningOptimizer
-from kprune.training.pruning import HoldZeros, Pruning
-from kprune.training.quantization_aware import (
-    QuantizationAware,
-    fake_quantize,
-    remove_fake_quantization,
-)
+from kprune.training.fake_quantization import fake_quantize, remove_fake_quantization
+from kprune.training.hold_zeros import HoldZeros
+from kprune.training.pruning import Pruning
+from kprune.training.pruning_optimizer import PruningOptimizer
+from kprune.training.quantization_aware import QuantizationAware
 from kprune.training.strip import strip_pruning
 from kprune.training.summaries import PruningSummaries
 from kprune.training.wrappers.cluster_weights import (
@@ -21,14 +19,19 @@ from kprune.training.wrappers.cluster_weights import (
     cluster_weights,
     strip_clustering,
 )
-from kprune.training.wrappers.clustered import ClusterableLayer, ClusterWeights, GradientAggregation
+from kprune.training.wrappers.clustering_wrapper import (
+    ClusterableLayer,
+    ClusterWeights,
+    GradientAggregation,
+)
+from kprune.training.wrappers.prunable import PrunableLayer
 from kprune.training.wrappers.prune_low_magnitude import (
     PruningPolicy,
-    UpdatePruningStep,
     prune_low_magnitude,
     prune_scope,
 )
-from kprune.training.wrappers.pruned import PrunableLayer, PruneLowMagnitude
+from kprune.training.wrappers.pruning_wrapper import PruneLowMagnitude
+from kprune.training.wrappers.update_pruning_step import UpdatePruningStep
 
 __all__ = [
     "CentroidInitialization",

@@ -8,7 +8,7 @@ from kprune.pruning.groups import pruned_share
 from kprune.training import zeros
 from kprune.training.at_risk import watch_zeros
 from kprune.training.requests import requests
-from kprune.training.wrappers.pruned import weights_besides_masks, wrappers_in
+from kprune.training.wrappers.pruning_wrapper import weights_besides_masks, wrappers_in
 
 
 def finish(model, verbose=1):

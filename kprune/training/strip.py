@@ -1,38 +1,15 @@
 """Take away all pruning machinery; exact zeros stay."""
 
-import keras
-
-from kprune._keras import backend
-from kprune.graphs.replace import replace_layers
 from kprune.graphs.weights import check_model, count_zeros, weights_of
 from kprune.training.at_risk import watch_zeros
-from kprune.training.clustering.callback import remove_clustering
-from kprune.training.clustering.optimizer import is_clustered
-from kprune.training.optimizer import PruningOptimizer
-from kprune.training.optimizers import optimizers_in, replace_optimizers
-from kprune.training.quantization_aware import is_fake_quantized, remove_fake_quantization
+from kprune.training.mechanism import groups_in, mechanisms
 from kprune.training.requests import warn_if_unmet
-from kprune.training.wrappers.clustered import clusters_in
-from kprune.training.wrappers.pruned import PruneLowMagnitude, wrappers_in
 from kprune.training.zeros import sparse_variables
 
 
 def find_pruning(model):
     """Return what of kprune is still attached to a model, as a list of strings."""
-    found = []
-    for optimizer in optimizers_in(model):
-        if _is_pruning(optimizer):
-            found.append(f"the optimizer {optimizer.name!r} of {model.name!r} prunes")
-    for wrapper in wrappers_in(model):
-        found.append(f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude")
-    for wrapper in clusters_in(model):
-        name = wrapper.layer.name
-        found.append(f"the layer {name!r} is wrapped in ClusterWeights (kprune.strip_clustering)")
-    if is_fake_quantized(model):
-        found.append(f"{model.name!r} computes in 8 bits (QuantizationAware, in a `fit` cut short)")
-    if is_clustered(model):
-        found.append(f"{model.name!r} is being clustered (WeightClustering, in a `fit` cut short)")
-    return found
+    return [text for mechanism in mechanisms() for text in mechanism.describe(model)]
 
 
 def strip_pruning(model):
@@ -65,59 +42,44 @@ def strip_pruning(model):
         ValueError: there is pruning machinery, and it has not pruned anything yet.
         TypeError: not a Keras 3 model.
     """
-    if isinstance(model, list | tuple):
-        layers = list(model)
-        _check_pruned(layers, f"the list of {len(layers)} layers")
-        sparse = sparse_variables(layers)
-        stripped = [_unwrapped(layer) for layer in layers]
-    else:
-        check_model(model)
-        cut_short = [remove_fake_quantization(model), remove_clustering(model)]
-        if not any(cut_short) or find_pruning(model):
-            _check_pruned([model], repr(model.name))
-        sparse = sparse_variables(model)
-        if any(map(_is_pruning, optimizers_in(model))):
-            replace_optimizers(model, lambda one: one.base_optimizer if _is_pruning(one) else one)
-            backend.recompile(model)
-        stripped = _unwrapped(model)
+    in_list = isinstance(model, list | tuple)
+    parts = list(model) if in_list else [model]
+    for part in parts:
+        check_model(part)
+    parts = _without(parts, prunes=False)  # What a `fit` that was cut short may have left.
+    _check_pruned(parts, f"the list of {len(parts)} layers" if in_list else repr(model.name))
+    sparse = sparse_variables(parts)
+    parts = _without(parts, prunes=True)
+    stripped = parts if in_list else parts[0]
     warn_if_unmet(stripped, "stripped")
     watch_zeros(sparse)
     return stripped
 
 
-def _is_pruning(optimizer):
-    return isinstance(optimizer, PruningOptimizer)
+def _without(parts, prunes):
+    """Take off the mechanisms that prune, or those that don't."""
+    for mechanism in mechanisms():
+        if mechanism.stripped and mechanism.prunes == prunes:
+            parts = [mechanism.remove(part) for part in parts]
+    return parts
 
 
-def _unwrapped(layer):
-    wrappers = wrappers_in(layer)
-    for wrapper in wrappers:
-        wrapper.mask_weights()
-    plain = replace_layers(
-        layer,
-        lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
-        inside=lambda part: True,
-    )
-    for wrapper in wrappers:
-        wrapper.release()
-    return plain
-
-
-def _check_pruned(layers, name):
-    for layer in layers:
-        check_model(layer)
-    wrappers = [wrapper for layer in layers for wrapper in wrappers_in(layer)]
-    optimizers = [one for layer in layers for one in optimizers_in(layer) if _is_pruning(one)]
-    groups = [w._group for w in wrappers if w._group] + [
-        g for one in optimizers for g in one.groups
-    ]
-    if not (wrappers or optimizers) or (groups and not any(map(_asks, groups))):
+def _check_pruned(parts, name):
+    """Raise where there is pruning machinery that has not pruned anything."""
+    pruning = [mechanism for mechanism in mechanisms() if mechanism.prunes]
+    if not any(mechanism.describe(part) for mechanism in pruning for part in parts):
         return
-    weights = [w for layer in layers for w in weights_of(layer) if w.reason is None]
-    masks = [mask for wrapper in wrappers for _, mask, _ in wrapper.pruning_vars]
-    if any(count_zeros([w]) for w in weights) or any(map(_has_zeros, masks)):
+    groups = [group for part in parts for group in groups_in(part)]
+    if groups and not any(map(_asks, groups)):
         return
-    attached = "; ".join(text for layer in layers for text in find_pruning(layer))
+    for mechanism in pruning:
+        for part in parts:
+            mechanism.mask_weights(part)
+    weights = [w for part in parts for w in weights_of(part) if w.reason is None]
+    weights += [w for group in groups for w in group.weights]
+    if any(count_zeros([weight]) for weight in weights):
+        return
+    attached = "; ".join(text for part in parts for text in find_pruning(part))
     raise ValueError(
         f"There is nothing to strip: no weight of {name} is zero ({attached}). Train it past the "
         "schedule's begin_step first, with the kprune.Pruning callback or with PruneLowMagnitude "
@@ -127,7 +89,3 @@ def _check_pruned(layers, name):
 
 def _asks(group):
     return group.setting.asks and group.setting.final_sparsity != 0
-
-
-def _has_zeros(mask):
-    return not bool(keras.ops.all(keras.ops.convert_to_tensor(mask)))

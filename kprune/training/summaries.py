@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kprune._keras import backend
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from kprune.training.zeros import pruning_optimizers
 
 # Arguments of keras.callbacks.TensorBoard for what only TensorFlow can write.

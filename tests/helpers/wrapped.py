@@ -4,7 +4,7 @@ import keras
 from keras import layers, ops
 
 import kprune
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers.training import data, mlp
 
 # 12 steps from 2 on are no multiple of 5: the last update is at the end nevertheless.

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from keras import ops
 
-from kprune.pruning.masks import compute_mask, lowest_pruned
+from kprune.pruning.exact_count import lowest_pruned
+from kprune.pruning.masks import compute_mask
 from kprune.pruning.patterns import NM, Block, Unstructured
 from tests.helpers.reference import tfmot
 

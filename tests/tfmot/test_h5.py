@@ -15,7 +15,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 import kprune
 from kprune._keras.opening_h5 import to_keras_3
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers.training import compiled, data, mlp
 
 SCHEDULE = kprune.PolynomialDecay(0.2, 0.8, 0, 6, frequency=2)

@@ -12,8 +12,8 @@ from keras import layers, ops
 
 import kprune
 from kprune import tfmot
-from kprune.training.wrappers.clustered import ClusterWeights
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.clustering_wrapper import ClusterWeights
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers import reference
 from tests.helpers.tensorboard import scalars
 from tests.helpers.training import backend, compiled, data, mlp

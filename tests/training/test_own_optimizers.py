@@ -141,6 +141,25 @@ def test_one_optimizer_of_two_may_be_all_that_prunes():
     assert found == [*expected[:2], 0, 0]
 
 
+def test_two_callbacks_before_any_optimizer_knows_what_it_trains():
+    model = gan()
+    model.compile(d_opt=adam(), g_opt=adam())
+    fit(model, kprune.Pruning(0.8, layers=model.d), kprune.Pruning(0.5, layers=model.g))
+    found, expected = zeros_of(model), expected_of(model, 0.8)
+    assert found == expected_of(model, 0.5)[:2] + expected[2:]
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_callback_that_fails_in_the_first_step_leaves_the_optimizers_as_they_were(wrong):
+    model, own = gan(), [adam(), adam()]
+    model.compile(d_opt=own[0], g_opt=own[1])
+    callbacks = [kprune.Pruning(0.8, layers=model.d), kprune.Pruning(0.5, layers="missing")]
+    with pytest.raises(ValueError, match="'missing'"):
+        fit(model, *(callbacks if wrong else callbacks[::-1]))
+    assert [model.d_opt, model.g_opt] == own
+    assert find_pruning(model) == []
+
+
 @pytest.mark.slow
 def test_the_same_optimizer_under_two_names():
     model = compiled(mlp())

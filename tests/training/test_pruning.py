@@ -10,7 +10,7 @@ from keras import layers, ops
 import kprune
 from kprune.graphs.weights import weights_of
 from kprune.pruning import selection
-from kprune.training.run import derived_schedule
+from kprune.pruning.window import Window
 from tests.helpers.partly_built import Detector, Siamese, Wrapper, rows, text
 from tests.helpers.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
@@ -516,7 +516,7 @@ def test_a_run_goes_on_by_the_same_schedule_in_whichever_epoch_it_was_cut(patter
     callback = kprune.Pruning(0.9, pattern=pattern, allocation=allocation)
     found, steps, epochs = weights_of(model), 10, 16
     (group,) = selection.group(found, callback.default, None, model)
-    schedule = derived_schedule(group, run_of(0, steps * epochs), 0.1, 0.7, None)
+    schedule = Window().schedule(group, run_of(0, steps * epochs))
     dense = [ops.convert_to_numpy(weight.variable) for weight in group.weights]
     for epoch in range(1, epochs):
         now = epoch * steps
@@ -527,7 +527,7 @@ def test_a_run_goes_on_by_the_same_schedule_in_whichever_epoch_it_was_cut(patter
             masks = group.masks(values, ops.cast(schedule(update)[1], "float32"))
             for weight, value, mask in zip(group.weights, values, masks):
                 weight.variable.assign(ops.where(mask, value, 0.0))
-        resumed = derived_schedule(group, run_of(now, steps * epochs), 0.1, 0.7, None)
+        resumed = Window().schedule(group, run_of(now, steps * epochs))
         assert resumed.get_config() == schedule.get_config()
 
 

@@ -6,7 +6,7 @@ from keras import layers, ops
 import kprune
 from kprune.graphs.weights import weights_of
 from kprune.training.strip import find_pruning
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers.training import compiled, data, mlp
 from tests.helpers.wrapped import Block, Subclassed, numpy, zeros
 

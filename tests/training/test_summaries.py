@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import kprune
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers.tensorboard import scalars
 from tests.helpers.training import backend, compiled, data, mlp
 

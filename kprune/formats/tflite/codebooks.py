@@ -13,7 +13,7 @@ from kprune.formats.tflite.file import packed, parsed
 from kprune.formats.tflite.unpack import unpack
 from kprune.formats.weights import axis_orders
 from kprune.graphs.weights import weights_of
-from kprune.training.clustering.callback import SMALLEST_STORED, grid
+from kprune.training.clustering.weight_clustering import SMALLEST_STORED, grid
 
 CODEBOOK = "codebook"
 _CLOSE = 1e-6  # relative, of a kernel that a BatchNormalization was folded into

@@ -1,16 +1,15 @@
 """The optimizer that trains the centroids of a model's weights, inside the compiled step."""
 
-import contextlib
 import dataclasses
 
 import keras
 import numpy as np
 from keras import ops
 
-from kprune._keras import backend, legacy_h5, optimizers, tracking
+from kprune._keras import backend, optimizers, tracking
 from kprune.training.at_risk import CLUSTERS, ZEROS, held
+from kprune.training.checkpoints import SavedAsWrapped
 from kprune.training.clustering.assignment import nearest, sums
-from kprune.training.optimizers import all_optimizers_in, replace_innermost
 
 CODES = 127  # Multiples of a weight's scale, on either side of zero.
 
@@ -37,7 +36,7 @@ class Codebook:
         return round_to_grid(values, ops.convert_to_tensor(self.indices > 0))
 
 
-class ClusteringOptimizer(keras.optimizers.Optimizer):
+class ClusteringOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
     """Wraps an optimizer so that some weights take the values of a few centroids only.
 
     Behind each weight there is a float one, which makes the wrapped optimizer's steps, and the
@@ -52,6 +51,9 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         optimizer: the `keras.optimizers.Optimizer` to wrap, with no optimizer inside it.
         codebooks: list of `Codebook`; of those the ones that this optimizer trains are used.
     """
+
+    wrapped_name = "inner_optimizer"
+    unsaved = ("_centroid_optimizer",)
 
     def __init__(self, optimizer, codebooks):
         super().__init__(learning_rate=0.0, name="clustering")
@@ -141,14 +143,6 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         if self.inner_optimizer.use_ema and self._clusters:
             backend.assign_all(*zip(*[one.averaged() for one in self._clusters]))
 
-    def save_own_variables(self, store):
-        """Write what the wrapped optimizer would, so that files open without kprune."""
-        self.inner_optimizer.save_own_variables(store)
-
-    def load_own_variables(self, store):
-        """Load the wrapped optimizer's state."""
-        self.inner_optimizer.load_own_variables(store)
-
     def get_config(self):
         """Return the wrapped optimizer's: the clusters are not in it."""
         return self.inner_optimizer.get_config()
@@ -158,85 +152,6 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         if name.startswith("__") or "inner_optimizer" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.inner_optimizer, name)
-
-    def __dir__(self):
-        # Keras saves the attributes that dir() lists: only those of the wrapped optimizer.
-        own = set(super().__dir__()) - {"inner_optimizer", "_centroid_optimizer", tracking.TRACKER}
-        return sorted(own | set(dir(self.inner_optimizer)))
-
-
-def install(model, codebooks):
-    """Wrap the optimizers of a model: all that it holds, each once.
-
-    Those inside others are wrapped, a LossScaleOptimizer's say, which get the true gradients.
-    """
-    wrapped = {}
-
-    def wrap(optimizer):
-        if isinstance(optimizer, ClusteringOptimizer):
-            return optimizer
-        if id(optimizer) not in wrapped:
-            wrapped[id(optimizer)] = ClusteringOptimizer(optimizer, codebooks)
-        return wrapped[id(optimizer)]
-
-    _replace(model, wrap)
-
-
-def uninstall(model):
-    """Unwrap the optimizers of a model; return the `ClusteringOptimizer`s that wrapped them."""
-    found = {}
-
-    def unwrap(optimizer):
-        if not isinstance(optimizer, ClusteringOptimizer):
-            return optimizer
-        found[id(optimizer)] = optimizer
-        return optimizer.inner_optimizer
-
-    _replace(model, unwrap)
-    return list(found.values())
-
-
-def is_clustered(model):
-    """Whether an optimizer of a model is wrapped in a `ClusteringOptimizer`."""
-    return any(isinstance(one, ClusteringOptimizer) for one in all_optimizers_in(model))
-
-
-def _replace(model, replacement):
-    replace_innermost(model, replacement, ClusteringOptimizer)
-    for holder in all_optimizers_in(model):
-        if isinstance(holder, keras.optimizers.LossScaleOptimizer):
-            vars(holder).pop("save_own_variables", None)
-            if isinstance(holder.inner_optimizer, ClusteringOptimizer):
-                holder.save_own_variables = _SavesPlain(holder)
-
-
-@contextlib.contextmanager
-def _without_clusters(model):
-    """A scope in which a model's optimizers are those that were wrapped."""
-    wrapped = {id(one.inner_optimizer): one for one in uninstall(model)}
-    try:
-        yield
-    finally:
-        _replace(model, lambda optimizer: wrapped.get(id(optimizer), optimizer))
-
-
-legacy_h5.save_within(_without_clusters)
-
-
-class _SavesPlain:
-    """A LossScaleOptimizer's `save_own_variables` without the clusters of what is inside it."""
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-
-    def __call__(self, store):
-        optimizer = self.optimizer
-        plain = [
-            *optimizers.own_variables(optimizer),
-            *optimizer.inner_optimizer.inner_optimizer.variables,
-        ]
-        for i, variable in enumerate(plain):
-            store[str(i)] = ops.convert_to_numpy(variable)
 
 
 class _Clusters:
@@ -303,7 +218,7 @@ class _Clusters:
 
 
 def round_to_grid(values, is_kept):
-    """Round a tensor to multiples of a scale, as `callback.grid`, but that what is kept is not 0.
+    """Round a tensor to multiples of a scale, as `grid`, but that what is kept is not 0.
 
     Args:
         values: float32 tensor.

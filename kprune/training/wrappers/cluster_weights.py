@@ -7,14 +7,15 @@ import keras
 
 from kprune.graphs.replace import replace_layers
 from kprune.training.clustering.centroids import CentroidInitialization
-from kprune.training.wrappers.clustered import (
+from kprune.training.mechanism import Mechanism, register
+from kprune.training.wrappers.clustering_wrapper import (
     ClusterWeights,
     check_arguments,
     clusterable_variables,
     clusters_in,
     has_channels,
 )
-from kprune.training.wrappers.pruned import weights_are_known
+from kprune.training.wrappers.pruning_wrapper import weights_are_known
 
 
 def cluster_weights(
@@ -71,10 +72,14 @@ def cluster_weights(
         return _wrapped(to_cluster, arguments)
     name = "cluster_gradient_aggregation"
     arguments |= {name: kwargs[name]} if name in kwargs else {}
+
+    def wrap(layer):
+        return _wrapped(layer, arguments)
+
     if isinstance(to_cluster, list | tuple):
-        return [_all_wrapped(layer, arguments) for layer in to_cluster]
+        return [CLUSTERING_WRAPPERS.install(layer, wrap) for layer in to_cluster]
     if isinstance(to_cluster, keras.Model):
-        return _all_wrapped(to_cluster, arguments)
+        return CLUSTERING_WRAPPERS.install(to_cluster, wrap)
     raise TypeError(
         "`to_cluster` must be a Keras 3 layer, a list of layers, or a model. "
         f"Received: {to_cluster!r} (of type {type(to_cluster)})"
@@ -103,13 +108,40 @@ def strip_clustering(model):
     """
     if not isinstance(model, keras.Layer):
         raise ValueError(f"Expected a `keras.Model`. Received: {model!r} (of type {type(model)})")
-    for wrapper in clusters_in(model):
-        wrapper.write_clusters()
-    return replace_layers(
-        model,
-        lambda part: part.layer if isinstance(part, ClusterWeights) else part,
-        inside=lambda part: True,
-    )
+    return CLUSTERING_WRAPPERS.remove(model)
+
+
+class ClusteringWrappers(Mechanism):
+    """Layers wrapped in `ClusterWeights`."""
+
+    stripped = False  # `strip_clustering` does it, as in TFMOT.
+
+    def install(self, model, wrap):
+        """Return a model, or layer, whose layers are what a function makes of them."""
+
+        def replacement(part):
+            return part if isinstance(part, keras.Model) else wrap(part)
+
+        return replace_layers(model, replacement, lambda part: isinstance(part, keras.Model))
+
+    def describe(self, model):
+        return [
+            f"the layer {wrapper.layer.name!r} is wrapped in ClusterWeights "
+            "(kprune.strip_clustering)"
+            for wrapper in clusters_in(model)
+        ]
+
+    def remove(self, model):
+        for wrapper in clusters_in(model):
+            wrapper.write_clusters()
+        return replace_layers(
+            model,
+            lambda part: part.layer if isinstance(part, ClusterWeights) else part,
+            inside=lambda part: True,
+        )
+
+
+CLUSTERING_WRAPPERS = register(ClusteringWrappers())
 
 
 def cluster_scope():
@@ -118,13 +150,6 @@ def cluster_scope():
     TFMOT's name: Keras 3 finds the classes of kprune by itself once kprune is imported.
     """
     return keras.saving.custom_object_scope({"ClusterWeights": ClusterWeights})
-
-
-def _all_wrapped(layer, arguments):
-    def replacement(part):
-        return part if isinstance(part, keras.Model) else _wrapped(part, arguments)
-
-    return replace_layers(layer, replacement, lambda part: isinstance(part, keras.Model))
 
 
 def _wrapped(layer, arguments):

@@ -1,21 +1,18 @@
-"""TFMOT's way to prune a model: wrap its layers, train with a callback."""
+"""TFMOT's way to prune a model: wrap its layers."""
 
 import abc
 import contextlib
 
 import keras
-from keras import ops
 
-from kprune._keras.fit import run_last
 from kprune._keras.opening_h5 import h5_scope
 from kprune.graphs.replace import replace_layers
-from kprune.training.finish import finish
-from kprune.training.wrappers.pruned import (
+from kprune.training.mechanism import Mechanism, register
+from kprune.training.wrappers.prunable import prunable_weights, weights_are_known
+from kprune.training.wrappers.pruning_wrapper import (
     DEFAULT_SCHEDULE,
     TFMOT_SCHEDULES,
     PruneLowMagnitude,
-    prunable_weights,
-    weights_are_known,
     wrappers_in,
 )
 
@@ -117,11 +114,11 @@ def prune_low_magnitude(
         return _wrap_if_prunable(layer, arguments)
 
     if isinstance(to_prune, list | tuple):
-        return [_wrap_all(layer, wrap) for layer in to_prune]
+        return [PRUNING_WRAPPERS.install(layer, wrap) for layer in to_prune]
     if isinstance(to_prune, keras.Model):
         if pruning_policy is not None:
             pruning_policy.ensure_model_supports_pruning(to_prune)
-        wrapped = _wrap_all(to_prune, wrap)
+        wrapped = PRUNING_WRAPPERS.install(to_prune, wrap)
         if not wrappers_in(wrapped):
             raise ValueError(f"The model {to_prune.name!r} has no layer with a weight to prune.")
         return wrapped
@@ -148,96 +145,46 @@ def prune_scope():
         yield
 
 
-class UpdatePruningStep(keras.callbacks.Callback):
-    """Writes the zeros of a wrapped model's masks into its weights at each epoch's end.
+class PruningWrappers(Mechanism):
+    """Layers wrapped in `PruneLowMagnitude`."""
 
-    Wrapped layers count steps and compute masks by themselves, and training without this
-    callback prunes as well; with it, the weights that other callbacks, the validation and
-    the end of `fit` see are exactly sparse, and `fit` ends with a line on what was reached,
-    and a warning on what was not.
+    prunes = True
 
-    Raises:
-        ValueError: after the first step of `fit`, if no wrapped layer was called with
-            `training=True`, so that nothing is pruned.
+    def install(self, model, wrap):
+        """Return a model, or layer, whose layers are what a function makes of them."""
 
-    Example:
+        def replacement(layer):
+            return layer if isinstance(layer, keras.Model) else wrap(layer)
 
-    ```python
-    model.fit(x, y, callbacks=[kprune.UpdatePruningStep()])
-    ```
+        return replace_layers(model, replacement, lambda layer: isinstance(layer, keras.Model))
 
-    In a training loop of your own:
+    def describe(self, model):
+        return [
+            f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude"
+            for wrapper in wrappers_in(model)
+        ]
 
-    ```python
-    step_callback = kprune.UpdatePruningStep()
-    step_callback.set_model(model)
-    step_callback.on_train_begin()
-    for epoch in range(epochs):
-        for x, y in batches:
-            step_callback.on_train_batch_begin(batch=-1)
-            ...
-        step_callback.on_epoch_end(batch=-1)
-    ```
-    """
+    def remove(self, model):
+        wrappers = wrappers_in(model)
+        self.mask_weights(model)
+        plain = replace_layers(
+            model,
+            lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
+            inside=lambda part: True,
+        )
+        for wrapper in wrappers:
+            wrapper.release()
+        return plain
 
-    def __init__(self):
-        super().__init__()
-        self._steps_before = None
-        self._waits = False
+    def groups(self, model):
+        return [group for wrapper in wrappers_in(model) for group in wrapper.groups]
 
-    def on_train_begin(self, logs=None):
-        self._steps_before = _steps(self.model)
-        self._waits = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if not self._waits:
-            self._waits = run_last(self.model, self._finish)
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self._steps_before is None:
-            return
-        steps, before = _steps(self.model), self._steps_before
-        self._steps_before = None
-        if steps and all(step == before.get(wrapper, -1) for wrapper, step in steps.items()):
-            raise ValueError(
-                f"In the first training step no PruneLowMagnitude layer of {self.model.name!r} was "
-                "called with training=True, and so none would ever prune. The model's `call` must "
-                "take an argument `training` and, on the JAX backend, pass it on to every wrapped "
-                "layer: `self.dense(x, training=training)`."
-            )
-
-    def on_test_begin(self, logs=None):
-        self._mask_weights()
-
-    def on_epoch_end(self, batch, logs=None):
-        self._mask_weights()
-
-    def on_train_end(self, logs=None):
-        # Once more, after moving averages took the place of the weights.
-        self._mask_weights()
-        if not self._waits:
-            self._finish()
-
-    def _finish(self):
-        finish(self.model, (self.params or {}).get("verbose", 1))
-
-    def _mask_weights(self):
-        # On JAX `self.model` brings the weights of the last step back to the model.
-        for wrapper in wrappers_in(self.model):
+    def mask_weights(self, model):
+        for wrapper in wrappers_in(model):
             wrapper.mask_weights()
 
 
-def _steps(model):
-    """The step of every built wrapper in a model."""
-    built = [wrapper for wrapper in wrappers_in(model) if wrapper.built]
-    return {w.name: int(ops.convert_to_numpy(w.pruning_step.value)) for w in built}
-
-
-def _wrap_all(layer, wrap):
-    def replacement(layer):
-        return layer if isinstance(layer, keras.Model) else wrap(layer)
-
-    return replace_layers(layer, replacement, lambda layer: isinstance(layer, keras.Model))
+PRUNING_WRAPPERS = register(PruningWrappers())
 
 
 def _wrap_if_prunable(layer, arguments):

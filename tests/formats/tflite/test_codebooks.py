@@ -6,7 +6,7 @@ from keras import layers
 import kprune
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.constants import tflite_constants
-from kprune.training.clustering.callback import cluster_once, grid
+from kprune.training.clustering.weight_clustering import cluster_once, grid
 from tests.helpers.runtimes import SKIP, fresh_inputs, needs_tensorflow, run_tflite
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)

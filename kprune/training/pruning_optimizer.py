@@ -1,25 +1,26 @@
 """The optimizer that carries the masks: they live and act inside the compiled step."""
 
 import contextlib
-import dataclasses
 
 import keras
 from keras import ops
 
 from kprune._keras import backend, legacy_h5, optimizers, tracking
-from kprune.graphs.weights import check_model, variable_weights, weights_of
+from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Uniform
 from kprune.pruning.criteria import Magnitude
 from kprune.pruning.groups import Setting
 from kprune.pruning.patterns import Unstructured
+from kprune.pruning.plan import ByName, Given
 from kprune.pruning.schedules import ConstantSparsity, check_schedule
 from kprune.training.at_risk import ZEROS, held, unwatch
+from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
 from kprune.training.requests import remember
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class PruningOptimizer(keras.optimizers.Optimizer):
+class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
     """Wraps an optimizer so that its weights become, and stay, sparse.
 
     After every update of the wrapped optimizer, masked weights are set to zero; at
@@ -66,6 +67,8 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         ValueError: nothing to prune, or a pattern that a weight cannot have.
     """
 
+    wrapped_name = "base_optimizer"
+
     def __init__(
         self,
         optimizer,
@@ -99,29 +102,22 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             raise ValueError("Give a `schedule`, or `layers` with one for each.")
         if layers is not None and model is None:
             raise ValueError("`layers` needs `model`, the model whose layers they are.")
-        self._default = default
-        self._find_groups = self._groups_by_name
+        self.plan = ByName(default)
         if model is not None:
             check_model(model)
-            groups = selection.group(weights_of(model), default, layers, model)
-            self._find_groups = lambda variables: _check_trained(groups, variables)
+            self.plan = Given(selection.group(weights_of(model), default, layers, model))
         self._groups = []
         self._masks = []
         self.fit = None  # The history of the `fit` that it was made in.
+        self.installation = None
 
     @classmethod
-    def _for_groups(cls, optimizer, find_groups):
-        """Wrap `optimizer` with the `Group`s that a function finds at `build`.
-
-        The function takes the list of the variables that the optimizer trains.
-        """
+    def by_plan(cls, optimizer, plan):
+        """Wrap `optimizer` to prune by a `PruningPlan`, which is resolved at `build`."""
         wrapped = cls(optimizer, ConstantSparsity(0.0, 0))
         wrapped.schedule = None  # Each group has its own.
-        wrapped._find_groups = find_groups
+        wrapped.plan = plan
         return wrapped
-
-    def _groups_by_name(self, variables):
-        return selection.group(variable_weights(variables), self._default)
 
     @tracking.untracked
     def build(self, variables):
@@ -132,9 +128,14 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             self.base_optimizer.build(variables)
         optimizers.train(self, variables)
         trained = optimizers.trained_variables(self)
-        with backend.readable(trained) or contextlib.nullcontext():
-            self._groups = self._find_groups(trained)
-        self._find_groups = None  # It may hold the model, and the optimizer that was before.
+        try:
+            with backend.readable(trained) or contextlib.nullcontext():
+                self._groups = self.plan.resolve(trained)
+        except Exception:
+            self.withdraw()
+            raise
+        # They hold the model, and the optimizers that were before.
+        self.plan = self.installation = None
         if len(self._groups) == 1:
             setting = self._groups[0].setting
             self.schedule, self.criterion = setting.schedule, setting.criterion
@@ -152,22 +153,19 @@ class PruningOptimizer(keras.optimizers.Optimizer):
             for weight in group.weights:
                 unwatch(weight.variable, ZEROS)
 
-    def reschedule(self, schedule_of):
-        """Let every group go on by the schedule that a function returns for it, masks as they are.
+    def withdraw(self):
+        """Leave the model that this was installed in as it was, if it is not built yet."""
+        if self.installation is not None:
+            self.installation.undo()
+
+    def reschedule(self, groups):
+        """Go on by other schedules, masks as they are.
 
         Args:
-            schedule_of: function from a `Group` to a `PruningSchedule`. The training
-                step must be compiled again afterwards.
+            groups: the `Group`s that this prunes, in their order. The training step must be
+                compiled again afterwards.
         """
-        groups = [
-            dataclasses.replace(
-                group, setting=dataclasses.replace(group.setting, schedule=schedule_of(group))
-            )
-            if group.setting.asks
-            else group
-            for group in self._groups
-        ]
-        self._groups = groups
+        self._groups = list(groups)
         for group in groups:
             remember(group)
 
@@ -183,21 +181,11 @@ class PruningOptimizer(keras.optimizers.Optimizer):
     def restore_masks(self):
         """Take the masks up from the weights as they are, at the step that was reached.
 
-        Weights in mid-training are exactly zero where they are masked, so that the
-        masks need not be saved. Where the zeros are not what the schedule asks for by
-        now (a dense model, a schedule that has begun), weights are pruned to it, by
-        magnitude, since no gradient is at hand. Before a schedule begins, what is zero
-        stays zero.
+        See `checkpoints.masks_of`.
         """
         step = backend.to_int(self.iterations)
         for group, masks in zip(self._groups, self._masks):
-            schedule = group.setting.schedule
-            # The first step makes an update that falls on step 0.
-            update = schedule.last_update(step) if step and group.setting.asks else None
-            if update is None:
-                kept = group.held()
-            else:
-                kept = group.restored(float(schedule(update)[1]))
+            kept = masks_of(group, step)
             backend.assign_masked([w.variable for w in group.weights], kept, masks)
 
     def apply(self, grads, trainable_variables=None):
@@ -366,13 +354,9 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         """Scale the loss as the wrapped optimizer does."""
         return self.base_optimizer.scale_loss(loss)
 
-    def save_own_variables(self, store):
-        """Write what the wrapped optimizer would, so that files open without kprune."""
-        self.base_optimizer.save_own_variables(store)
-
     def load_own_variables(self, store):
         """Load the wrapped optimizer's state, and take the masks up from the weights."""
-        self.base_optimizer.load_own_variables(store)
+        super().load_own_variables(store)
         if self.built:
             self.restore_masks()
 
@@ -381,12 +365,6 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         if name.startswith("__") or "base_optimizer" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.base_optimizer, name)
-
-    def __dir__(self):
-        # Keras saves the attributes that dir() lists: those of the wrapped optimizer,
-        # under the wrapped optimizer's names, and not the wrapped optimizer as well.
-        own = set(super().__dir__()) - {"base_optimizer", tracking.TRACKER}
-        return sorted(own | set(dir(self.base_optimizer)))
 
     def get_config(self):
         """Return the serializable arguments; `layers` and `model` are not among them."""
@@ -412,31 +390,4 @@ class PruningOptimizer(keras.optimizers.Optimizer):
         return cls(**config)
 
 
-def _check_trained(groups, variables):
-    """Return `groups` if all their weights are among `variables`, else raise."""
-    known = {id(variable) for variable in variables}
-    for group in groups:
-        for weight in group.weights:
-            if id(weight.variable) not in known:
-                raise ValueError(
-                    f"{weight.name} is to be pruned, but is not among the variables that "
-                    "this optimizer trains. Leave it out with `layers`."
-                )
-    return groups
-
-
-@contextlib.contextmanager
-def _without_masks(model):
-    """A scope in which `compile`'s optimizer is the one that was wrapped."""
-    optimizer = getattr(model, "optimizer", None)
-    if not isinstance(optimizer, PruningOptimizer):
-        yield
-        return
-    model.optimizer = optimizer.base_optimizer
-    try:
-        yield
-    finally:
-        model.optimizer = optimizer
-
-
-legacy_h5.save_within(_without_masks)
+legacy_h5.save_within(without(PruningOptimizer))

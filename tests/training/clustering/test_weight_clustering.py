@@ -10,8 +10,8 @@ from keras import layers, ops
 
 import kprune
 from kprune.training import at_risk
-from kprune.training.clustering.callback import cluster_once, grid, on_grid
 from kprune.training.clustering.centroids import kmeans
+from kprune.training.clustering.weight_clustering import cluster_once, grid, on_grid
 from kprune.training.strip import find_pruning
 from tests.helpers.training import backend, compiled, data, kernels, mlp
 

@@ -1,6 +1,5 @@
 """A layer that prunes the layer it wraps: TFMOT's, on Keras 3."""
 
-import abc
 import warnings
 
 import keras
@@ -9,26 +8,26 @@ from keras import ops
 from kprune._keras import backend
 from kprune._keras.layers import (
     flatten_layers,
-    has_own_build,
     made_not_trainable,
-    made_trainable,
-    sublayers,
 )
 from kprune._keras.opening_h5 import to_keras_3
 from kprune._keras.scope import first_call_of_step
 from kprune._keras.wrapper import ReplacingWrapper
 from kprune.graphs.weights import (
-    FROZEN,
     check_model,
-    is_built,
-    is_builtin,
-    names_its_weights,
     weights_of,
 )
 from kprune.pruning.groups import Group, Setting
 from kprune.pruning.patterns import NM, Block, Unstructured
 from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, check_schedule
 from kprune.training.requests import remember
+from kprune.training.wrappers.prunable import (
+    is_depthwise,
+    nothing_to_prune,
+    passes_through,
+    prunable_weights,
+    weights_are_known,
+)
 
 DEFAULT_SCHEDULE = ConstantSparsity(0.5, 0)
 # What TFMOT's files call them: they say no module.
@@ -36,34 +35,6 @@ TFMOT_SCHEDULES = {
     "ConstantSparsity": ConstantSparsity,
     "PolynomialDecay": PolynomialDecay,
 }
-
-
-class PrunableLayer(abc.ABC):
-    """Says which weights of a layer of your own `PruneLowMagnitude` prunes.
-
-    Without it those weights are pruned that are float, trainable, of rank 2 or more, and
-    not named as a bias or a scale is. A layer may also just have the method.
-
-    Example:
-
-    ```python
-    class LowRank(keras.layers.Layer, kprune.PrunableLayer):
-        def build(self, input_shape):
-            self.down = self.add_weight(shape=(input_shape[-1], 4), name="down")
-            self.up = self.add_weight(shape=(4, 64), name="up")
-
-        def call(self, inputs):
-            return inputs @ self.down @ self.up
-
-        def get_prunable_weights(self):
-            return [self.up]
-    ```
-    """
-
-    @abc.abstractmethod
-    def get_prunable_weights(self):
-        """Return the variables to prune, a list of `keras.Variable`; the layer is built."""
-        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -149,9 +120,9 @@ class PruneLowMagnitude(ReplacingWrapper):
             self.layer.build(*args, **kwargs)
         found = prunable_weights(self.layer)
         if not self._prunes_depthwise:
-            found = [weight for weight in found if not _is_depthwise(weight)]
-        if not found and not self.may_be_empty and not _passes_through(self.layer):
-            raise _nothing_to_prune(self.layer)
+            found = [weight for weight in found if not is_depthwise(weight)]
+        if not found and not self.may_be_empty and not passes_through(self.layer):
+            raise nothing_to_prune(self.layer)
         for weight in found:
             self._setting.pattern.check(tuple(weight.variable.shape), weight.axes, weight.name)
         self._group = Group(self._setting, tuple(found))
@@ -228,6 +199,11 @@ class PruneLowMagnitude(ReplacingWrapper):
         if self._group is not None:
             for weight, value in zip(self._group.weights, self._masked_values()):
                 weight.variable.assign(value)
+
+    @property
+    def groups(self):
+        """List of the `Group` of weights that it prunes; empty before it is built."""
+        return [] if self._group is None else [self._group]
 
     @property
     def pruning_vars(self):
@@ -309,41 +285,6 @@ def weights_besides_masks(model):
     return [weight for weight in found if not isinstance(weight.layer, PruneLowMagnitude)]
 
 
-def prunable_weights(layer):
-    """Return the `Weight`s of a built layer that a wrapper prunes.
-
-    Those that are frozen are among them: a wrapper still has their masks.
-    """
-    found = weights_of(layer)
-    if isinstance(layer, keras.layers.SpectralNormalization):
-        return []  # It computes its kernel anew in the forward pass.
-    if not names_its_weights(layer):
-        return [w for w in found if w.reason is None or _is_frozen(w)]
-    by_variable = {id(weight.variable): weight for weight in found}
-    try:
-        return [by_variable[id(variable)] for variable in layer.get_prunable_weights()]
-    except KeyError:
-        raise ValueError(
-            f"{type(layer).__name__}.get_prunable_weights() must return variables of the layer. "
-            f"Received: {layer.get_prunable_weights()!r}"
-        ) from None
-
-
-def weights_are_known(layer):
-    """Whether the layer has all its weights: it is built, or never will have any."""
-    return is_built(layer) or not (has_own_build(layer) or sublayers(layer))
-
-
-def _is_depthwise(weight):
-    depthwise = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-    return weight.variable.name == "depthwise_kernel" or isinstance(weight.layer, depthwise)
-
-
-def _is_frozen(weight):
-    was_trainable = any(weight.variable is v for v in made_trainable(weight.layer))
-    return weight.reason == FROZEN and was_trainable
-
-
 def _check_layer(layer):
     if not isinstance(layer, keras.Layer):
         check_model(layer)
@@ -354,24 +295,8 @@ def _check_layer(layer):
         )
     if wrappers_in(layer):
         raise ValueError(f"The layer {layer.name!r} is wrapped already. Received: {layer!r}")
-    if weights_are_known(layer) and not prunable_weights(layer) and not _passes_through(layer):
-        raise _nothing_to_prune(layer)
-
-
-def _passes_through(layer):
-    """Whether a layer with nothing to prune is meant to have nothing, as Keras' own ones."""
-    if isinstance(layer, keras.layers.SpectralNormalization):
-        return False
-    return names_its_weights(layer) or all(is_builtin(weight.layer) for weight in weights_of(layer))
-
-
-def _nothing_to_prune(layer):
-    reasons = "; ".join(f"{w.name}: {w.reason}" for w in weights_of(layer)[:10])
-    return ValueError(
-        f"The layer {layer.name!r} ({type(layer).__name__}) has no weight that can be wrapped and "
-        f"pruned ({reasons or 'it has no weights'}). Leave it as it is, or, if it is your own, "
-        "let `get_prunable_weights` say what to prune (kprune.PrunableLayer)."
-    )
+    if weights_are_known(layer) and not prunable_weights(layer) and not passes_through(layer):
+        raise nothing_to_prune(layer)
 
 
 def _pattern(block_size, pooling, m_by_n):

@@ -7,7 +7,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
-from kprune.training.wrappers.pruned import wrappers_in
+from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from tests.helpers.reference import tfmot
 from tests.helpers.training import backend, compiled, data, mlp
 from tests.helpers.wrapped import (

@@ -3,18 +3,18 @@
 import numbers
 import warnings
 
-import keras
 import numpy as np
 from keras import ops
 
 from kprune._keras import backend
 from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning import selection
-from kprune.pruning.groups import pruned_share
-from kprune.training.at_risk import CLUSTERS, unwatch, watch
+from kprune.pruning.groups import check_finite, pruned_share
+from kprune.training.at_risk import CLUSTERS, watch
 from kprune.training.clustering.centroids import kmeans
-from kprune.training.clustering.optimizer import CODES, Codebook, install, uninstall
-from kprune.training.pruning import check_finite
+from kprune.training.clustering.installing import CLUSTERED_OPTIMIZERS
+from kprune.training.clustering.optimizer import CODES, Codebook
+from kprune.training.mechanism import InstalledForFit
 from kprune.training.zeros import pruned_groups
 
 MOST_CLUSTERS = 255  # Zero is one more, and 8 bits hold 256 numbers.
@@ -22,7 +22,7 @@ SMALLEST_STORED = 256  # entries: in fewer, codes and their operator take more t
 _SAME_SHARE = 1e-3
 
 
-class WeightClustering(keras.callbacks.Callback):
+class WeightClustering(InstalledForFit):
     """Clusters weights during `model.fit`, the second stage of Deep Compression.
 
     At the start, the values other than zero of each kernel are sorted into clusters by k-means,
@@ -69,20 +69,14 @@ class WeightClustering(keras.callbacks.Callback):
             infinite, pruning that is not done; the model is left as it was.
     """
 
+    mechanism = CLUSTERED_OPTIMIZERS
+
     def __init__(self, clusters=16, layers=None):
         super().__init__()
         check_clusters(clusters, layers)
         self.clusters, self.layers = clusters, layers
-        self._installed = False
 
-    def on_train_begin(self, logs=None):
-        remove_clustering(self.model)  # What an interrupted `fit` may have left.
-        self._installed = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        # Not earlier: `BackupAndRestore` and the like restore the model in `on_train_begin`.
-        if self._installed:
-            return
+    def install(self):
         model = self.model
         _check_pruned(model)
         codebooks = _codebooks(model, self.clusters, self.layers)
@@ -90,10 +84,7 @@ class WeightClustering(keras.callbacks.Callback):
         self._clustered = {id(codebook.variable) for codebook in codebooks}
         for codebook in codebooks:
             codebook.variable.assign(codebook.on_grid())
-        with backend.variable_scope(model):
-            install(model, codebooks)
-        backend.recompile(model)
-        self._installed = True
+        self.mechanism.install(model, codebooks)
 
     def on_epoch_end(self, epoch, logs=None):
         _check_pruned(self.model)  # `Pruning` may have come after this callback.
@@ -107,8 +98,8 @@ class WeightClustering(keras.callbacks.Callback):
         check_finite(asked)
 
     def on_train_end(self, logs=None):
+        super().on_train_end(logs)
         model = self.model
-        remove_clustering(model)
         # Averages of an optimizer with `use_ema`, which are not clustered, may be in it.
         cluster_once(model, self.clusters, self.layers)
         watch(
@@ -143,16 +134,6 @@ def cluster_once(model, clusters=16, layers=None):
     check_clusters(clusters, layers)
     for codebook in _codebooks(model, clusters, layers):
         codebook.variable.assign(codebook.on_grid())
-
-
-def remove_clustering(model):
-    """Let the weights of a model be trained one by one again; return whether they were not."""
-    for weight in weights_of(model):
-        unwatch(weight.variable, CLUSTERS)
-    found = uninstall(model)
-    if found:
-        backend.recompile(model)
-    return bool(found)
 
 
 def check_clusters(clusters, layers=None):

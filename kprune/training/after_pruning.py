@@ -4,8 +4,8 @@ import warnings
 
 import keras
 
+from kprune.training.mechanism import mechanisms
 from kprune.training.requests import unmet
-from kprune.training.wrappers.pruned import wrappers_in
 
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
@@ -81,8 +81,8 @@ class _AfterPruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if not self._reached:
-            for wrapper in wrappers_in(self.model):
-                wrapper.mask_weights()
+            for mechanism in mechanisms():
+                mechanism.mask_weights(self.model)
             self._reached = not unmet(self.model)
         if self._reached:
             self.callback.on_epoch_end(epoch, logs)

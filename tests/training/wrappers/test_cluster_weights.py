@@ -7,7 +7,7 @@ import kprune
 from kprune.training.clustering.assignment import nearest
 from kprune.training.clustering.centroids import CentroidInitialization, initial_centroids
 from kprune.training.strip import find_pruning
-from kprune.training.wrappers.clustered import (
+from kprune.training.wrappers.clustering_wrapper import (
     ClusterableLayer,
     ClusterWeights,
     GradientAggregation,

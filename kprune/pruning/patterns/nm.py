@@ -1,0 +1,103 @@
+"""N:M sparsity: at most n of every m consecutive input channels."""
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from kprune.graphs.weights import INPUT_OUTPUT
+from kprune.pruning.patterns.matrix import (
+    check_rank,
+    edge_sizes,
+    from_matrix,
+    matrix_shape,
+    to_matrix,
+)
+from kprune.pruning.patterns.pattern import Pattern
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class NM(Pattern):
+    """At most n of every m consecutive input channels are kept.
+
+    The groups of m lie along the input-channel axis, the one TFLite stores last.
+    Sparsity follows the schedule: at every update the pruned weights are the lowest
+    among those that the finished pattern may prune (the m - n lowest of each group),
+    so groups tighten one after the other, from the least important on, and the
+    pattern is complete at sparsity 1 - n / m, the highest that it can have. A last,
+    shorter group keeps n as well.
+
+    Example: four input channels of one output channel.
+
+    >>> scores = keras.ops.array([[4.0], [1.0], [3.0], [2.0]])
+    >>> for sparsity in (0.25, 0.5):
+    ...     mask = kprune.pruning.compute_mask(scores, sparsity, kprune.NM(2, 4))
+    ...     print(keras.ops.convert_to_numpy(mask).astype(int).ravel().tolist())
+    [1, 0, 1, 1]
+    [1, 0, 1, 0]
+
+    Mishra et al., "Accelerating sparse deep neural networks" (2021).
+
+    Args:
+        n: int >= 1, how many are kept,
+        m: int > n, of how many.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(self, n, m):
+        if not all(isinstance(x, numbers.Integral) for x in (n, m)) or not 1 <= n < m:
+            raise ValueError(
+                "`NM(n, m)` keeps n of every m: integers with 1 <= n < m, such as NM(2, 4). "
+                f"Received: n={n!r}, m={m!r}"
+            )
+        self.n = int(n)
+        self.m = int(m)
+
+    def units(self, scores, axes=INPUT_OUTPUT):
+        scores = to_matrix(scores, axes)
+        *lead, rows, columns = scores.shape
+        groups = -(-rows // self.m)
+        missing = groups * self.m - rows
+        # What is missing from the last group counts as pruned already: lowest of all.
+        padding = [(0, 0)] * len(lead) + [(0, missing), (0, 0)]
+        padded = ops.pad(scores, padding, constant_values=-1.0) if missing else scores
+        padded = ops.reshape(padded, (*lead, groups, self.m, columns))
+        members = [padded[..., i, :] for i in range(self.m)]
+        lowest = [
+            sum(
+                ops.cast(other <= own if j < i else other < own, "int32")
+                for j, other in enumerate(members)
+                if j != i
+            )
+            < self.m - self.n
+            for i, own in enumerate(members)
+        ]
+        lowest = ops.reshape(ops.stack(lowest, axis=-2), (*lead, groups * self.m, columns))
+        infinity = ops.full((), float("inf"), dtype=scores.dtype)
+        return ops.where(lowest[..., :rows, :], scores, infinity)
+
+    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+        return from_matrix(unit_mask, axes)
+
+    def count(self, shape, axes=INPUT_OUTPUT):
+        *lead, rows, columns = matrix_shape(shape, axes)
+        most = sum(max(size - self.n, 0) for size in edge_sizes(rows, self.m))
+        # It never reaches them all, as each group keeps n.
+        return math.prod(shape), math.prod(lead) * columns * most
+
+    def check(self, shape, axes, name):
+        check_rank(self, shape, name)
+
+    def check_sparsity(self, sparsity):
+        """Raise `ValueError` for a sparsity that the pattern cannot have."""
+        if sparsity > 1 - self.n / self.m + 1e-9:
+            raise ValueError(
+                f"{self} leaves {self.n} of every {self.m} weights: its sparsity is at most "
+                f"{1 - self.n / self.m:g}. Received: sparsity={sparsity:g}"
+            )
+
+    def get_config(self):
+        return {"n": self.n, "m": self.m}

@@ -1,0 +1,53 @@
+"""What a sparsity pattern is."""
+
+from kprune.graphs.weights import INPUT_OUTPUT
+from kprune.pruning.configurable import Configurable
+
+
+class Pattern(Configurable):
+    """Base class of the patterns; use `Unstructured`, `Block` or `NM`."""
+
+    def units(self, scores, axes=INPUT_OUTPUT):
+        """Return the scores of the units, a float tensor of any shape."""
+        raise NotImplementedError
+
+    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+        """Return the mask of a weight of `shape` from the mask of its units."""
+        raise NotImplementedError
+
+    def count(self, shape, axes=INPUT_OUTPUT):
+        """Return `(n, most)`: a sparsity s prunes round(s * n) units, `most` at the most.
+
+        One unit always stays: a kernel without any weight would cut what it feeds off from
+        the inputs.
+        """
+        raise NotImplementedError
+
+    def check(self, shape, axes, name):
+        """Raise `ValueError` if a weight of this shape cannot have the pattern."""
+
+    def groups(self, group, model, before=()):
+        """Return the `selection.Group`s that prune a group's weights with this pattern.
+
+        Args:
+            group: a `selection.Group`.
+            model: the model, or None where only the variables are known.
+            before: the `selection.Group`s of the settings before this one.
+        """
+        return [group]
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash(type(self))
+
+
+def check_pattern(pattern):
+    """Return `pattern` if it is one, else raise `TypeError` with what to pass."""
+    if isinstance(pattern, Pattern):
+        return pattern
+    raise TypeError(
+        "`pattern` must be a kprune pattern: Unstructured(), Block((4, 1)), NM(2, 4). "
+        f"Received: {pattern!r}"
+    )

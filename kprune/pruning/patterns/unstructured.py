@@ -1,0 +1,31 @@
+"""No pattern: single weights."""
+
+import math
+
+import keras
+
+from kprune.graphs.weights import INPUT_OUTPUT
+from kprune.pruning.patterns.pattern import Pattern
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class Unstructured(Pattern):
+    """Any single weight may be zero.
+
+    Example:
+
+    >>> scores = keras.ops.array([[1.0, 4.0], [3.0, 2.0]])
+    >>> mask = kprune.pruning.compute_mask(scores, 0.5, kprune.Unstructured())
+    >>> keras.ops.convert_to_numpy(mask).astype(int).tolist()
+    [[0, 1], [1, 0]]
+    """
+
+    def units(self, scores, axes=INPUT_OUTPUT):
+        return scores
+
+    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+        return unit_mask
+
+    def count(self, shape, axes=INPUT_OUTPUT):
+        n = math.prod(shape)
+        return n, n - 1
