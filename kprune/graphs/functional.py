@@ -4,7 +4,7 @@ import keras
 
 from kprune._system.errors import first_line
 from kprune.graphs.inputs import possible_inputs
-from kprune.graphs.walk import is_graph, nodes
+from kprune.graphs.walk import graph_of, nodes
 from kprune.graphs.weights import check_model
 
 
@@ -23,7 +23,7 @@ def functional_form(model):
         ValueError: no weights yet, or a `call` that Keras cannot record.
     """
     check_model(model)
-    if is_graph(model):
+    if graph_of(model) is not None:
         return model
     errors = []
     try:

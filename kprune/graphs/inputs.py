@@ -2,9 +2,9 @@
 
 import keras
 
-from kprune._keras.graph import is_functional
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.signature import describe, symbolic_inputs
+from kprune.graphs.walk import graph_of
 
 # Subclassed models remember shapes and no types.
 _OTHER_DTYPES = ("int32", "string")
@@ -39,7 +39,7 @@ def possible_inputs(model):
 def _inputs_of_the_one_inside(model):
     own = {id(variable) for variable in model.weights}
     for layer in flatten_layers(model, include_self=False):
-        if is_functional(layer) or isinstance(layer, keras.Sequential):
+        if graph_of(layer) is not None:
             structure = symbolic_inputs(layer)
             if structure is not None and own == {id(variable) for variable in layer.weights}:
                 return structure

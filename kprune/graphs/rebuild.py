@@ -1,131 +1,214 @@
-"""A layer or operation once more, from its configuration and from what that does not say."""
+"""One rebuild of a model from its graph: whatever stands in the place of each operation."""
 
-import inspect
-import tempfile
+import collections
 
 import keras
 
-from kprune._keras import layers
-from kprune._keras.saving import functions_allowed
-from kprune._system.errors import first_line
+from kprune._keras.graph import functional_inside, producer, unconnected
+from kprune._keras.layers import copy_own_trainable, flatten_layers, own_variables, sublayers
+from kprune._keras.tracking import replace_part
+from kprune.graphs import captures
 from kprune.graphs.identity import own_functions
+from kprune.graphs.layer_copy import (
+    CannotCopy,
+    copied_layer,
+    copy_state,
+    copy_trainable,
+    initializers,
+    pairs,
+)
+from kprune.graphs.walk import graph_of, nodes, operations
 
 
-def rebuilt_layer(layer, change=lambda config: None):
-    """Return a new layer of the same configuration, functions and files, without its weights.
+def input_like(tensor, shape=None):
+    """Return a `keras.Input` like an input of a model, of its name, perhaps of another shape."""
+    layer = producer(tensor)
+    return keras.Input(
+        batch_shape=shape or tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse,
+        optional=layer.optional, name=layer.name,
+    )  # fmt: skip
 
-    Functions are the old layer's own: their names, which is all that a configuration knows
-    of them, may be those of others.
+
+def build_again(model, place, new_input=input_like, kind=keras.Model):
+    """Build a model from another one's graph, of the same name and structure.
 
     Args:
-        layer: a `keras.Layer`.
-        change: function that changes the configuration in place, before the layer is made.
-
-    Raises:
-        ValueError: its configuration does not tell how to make it.
+        model: a functional model or a built Sequential one.
+        place: function from a node, `args` and `kwargs` to what is called in the new model, on
+            which arguments: `(callable, args, kwargs)`. A Sequential model is one again if these
+            are operations; their arguments are not looked at then.
+        new_input: function from an input of the model to the new one.
+        kind: class of the new model, unless it is Sequential.
     """
-    try:
-        config = _unbuilt(_config(layer))
-        change(config)
-        # A Lambda's code is the user's own, and in this process already.
-        with functions_allowed():
-            new = _from_config(type(layer), config)
-    except Exception as error:
-        raise ValueError(
-            f"The layer {layer.name!r} cannot be made again from its configuration; its class "
-            "needs a `get_config()` that has every argument of its constructor. "
-            f"Received: {type(layer).__name__}, which raised: {first_line(error)}"
-        ) from error
-    for old, part in pairs(layer, new):
-        for name, function in _given_functions(old).items():
-            if name in vars(part):
-                vars(part)[name] = function
-        if hasattr(old, "save_assets"):  # What is no weight, such as a vocabulary.
-            with tempfile.TemporaryDirectory() as folder:
-                old.save_assets(folder)
-                part.load_assets(folder)
+    own = functional_inside(model) if isinstance(model, keras.Sequential) else model
+    new = _sequential(model, own, place, new_input) if own is not model else None
+    if new is None:
+        inputs = keras.tree.map_structure(new_input, own.input)
+        tensors = dict(zip(map(id, own.inputs), keras.tree.flatten(inputs)))
+        for node in nodes(own):
+            called, args, kwargs = place(node, *node.arguments.fill_in(tensors))
+            outputs = keras.tree.flatten(called(*args, **kwargs))
+            tensors |= zip(map(id, node.outputs), outputs)
+        outputs = [tensors[id(tensor)] for tensor in own.outputs]
+        outputs = keras.tree.pack_sequence_as(own.output, outputs)
+        new = kind(inputs, outputs, name=model.name)
+    copy_own_trainable(model, new)  # The layers inside have their own.
     return new
 
 
-def copy_state(layer, new):
-    """Copy what layers work out from their weights when these are loaded.
+def _sequential(model, own, place, new_input):
+    """The Sequential model; None if something else than an operation takes a layer's place."""
+    calls = {id(node.operation): node for node in nodes(own)}
+    each = [calls[id(layer)] for layer in model.layers]
+    placed = [place(node, node.arguments.args, {})[0] for node in each]
+    if not all(isinstance(operation, keras.Operation) for operation in placed):
+        return None
+    return keras.Sequential([*map(new_input, own.inputs), *placed], name=model.name)
+
+
+class Rebuild:
+    """Makes a copy of a model from its graph, with layers and weights of its own.
+
+    What is shared in the model is shared in the copy: layers, nested models, layers inside
+    several layers, variables. Functions refer to the new layers. Names, structures of inputs and
+    outputs, states, and what is trained are the same. The model, and the graph that its layers
+    remember, stay as they are. Subclasses say what is different in the new model.
 
     Args:
-        layer: a `keras.Layer` from which nothing is cut.
-        new: what `rebuilt_layer` made of it, built.
+        model: a model with a graph (see `graph_of`).
+
+    Attributes:
+        constants: variables that calls in the model take and no layer owns. In the copy they are
+            constants.
     """
-    for old, part in pairs(layer, new):
-        if isinstance(old, keras.layers.Normalization):  # By what it computes with, now.
-            part.mean, part.variance = old.mean, old.variance
-        elif type(old).load_own_variables is not keras.Layer.load_own_variables and old.built:
-            store = {}
-            old.save_own_variables(store)
-            part.load_own_variables(
-                {key: keras.ops.convert_to_numpy(value) for key, value in store.items()}
+
+    def __init__(self, model):
+        self.model, self.constants = model, []
+        self._new = {}  # From the id of an operation or nested model to the new one.
+        self._layers = []  # The old layers that have new ones.
+        self._variables = {}  # From the id of a variable to the new one.
+        self._shared = _shared_parts(model)
+
+    def run(self):
+        """Return the new model, uncompiled.
+
+        Raises:
+            CannotCopy: a layer cannot be made again from its configuration.
+        """
+        new = self._built_again(self.model)
+        for layer in self._layers:
+            self.fill(layer, self._new[id(layer)])
+            for name, initializer in initializers(layer).items():
+                setattr(self._new[id(layer)], name, initializer)
+        for layer in self._layers:
+            self._share_variables(layer)
+        for layer in self._layers:
+            copy_trainable(layer, self._new[id(layer)])
+        return new
+
+    def new_input(self, tensor):
+        """Return the new model's input in the place of a tensor."""
+        return input_like(tensor)
+
+    def change_config(self, layer, config):
+        """Change the configuration, a dict, that a layer is made again from."""
+
+    def place(self, node, args, kwargs):
+        """Return `(callable, args, kwargs)`: what a node calls in the new model, and on what."""
+        return self.new_of(node.operation), args, kwargs
+
+    def fill(self, layer, new):
+        """Give a new layer its weights and state."""
+        shapes = [[tuple(v.shape) for v in one.weights] for one in (layer, new)]
+        if shapes[0] != shapes[1]:
+            raise CannotCopy(
+                f"The layer {layer.name!r} has other weights when it is made again from its "
+                f"configuration. Received: {type(layer).__name__}, with weights of shapes "
+                f"{shapes[0]}, and {shapes[1]} when made again"
             )
+        for old, variable in zip(layer.weights, new.weights):
+            variable.assign(keras.ops.convert_to_numpy(old))
+        copy_state(layer, new)
+
+    def new_of(self, operation):
+        """Return the new operation, layer or nested model in the place of one of the model's."""
+        if id(operation) not in self._new:
+            self._new[id(operation)] = self._made_again(operation)
+        return self._new[id(operation)]
+
+    def _built_again(self, model):
+        def place(node, args, kwargs):
+            args, kwargs = keras.tree.map_structure(self._argument, (args, kwargs))
+            return self.place(node, args, kwargs)
+
+        return build_again(model, place, self.new_input)
+
+    def _made_again(self, operation):
+        if graph_of(operation) is not None:
+            return self._built_again(operation)
+        if not isinstance(operation, keras.Layer):
+            new = unconnected(operation)
+            self._rebind(new)
+            return new
+
+        def change(config):
+            self.change_config(operation, config)
+            # Weights are copied: random ones, which JAX would compile, are not wanted before.
+            config.update(dict.fromkeys(initializers(operation).keys() & config.keys(), "zeros"))
+
+        new = copied_layer(operation, change)
+        self._rebind(new)
+        self._share_parts(operation, new)
+        self._layers.append(operation)
+        return new
+
+    def _argument(self, value):
+        """An argument of a call; of a variable the new one, or the value if no layer owns it."""
+        if not isinstance(value, keras.Variable):
+            return captures.rebound(value, self._known)
+        new = self._known(value)
+        if new is not None:
+            return new
+        if not any(value is other for other in self.constants):
+            self.constants.append(value)
+        return keras.ops.convert_to_numpy(value)
+
+    def _known(self, value):
+        """The new layer or variable in the place of an old one, or None."""
+        if not isinstance(value, keras.Variable):
+            return self._new.get(id(value))
+        for layer in self._layers:
+            for variable, new in zip(layer.weights, self._new[id(layer)].weights):
+                if variable is value:
+                    return new
+        return None
+
+    def _rebind(self, operation):
+        """Have the functions of a new operation refer to new layers and variables."""
+        parts = flatten_layers(operation) if isinstance(operation, keras.Layer) else [operation]
+        for part in parts:
+            for name, function in own_functions(part).items():
+                vars(part)[name] = captures.rebound(function, self._known)
+
+    def _share_parts(self, layer, new):
+        """What several layers have inside them is the same one in the new layers."""
+        for old, part in zip(sublayers(layer), sublayers(new)):
+            if id(old) not in self._shared:
+                self._share_parts(old, part)
+            elif self._new.setdefault(id(old), part) is not part:
+                replace_part(new, part, self._new[id(old)])
+
+    def _share_variables(self, layer):
+        """A variable of several layers is one in the new layers, too."""
+        for old, part in pairs(layer, self._new[id(layer)]):
+            for variable, new in zip(own_variables(old), own_variables(part)):
+                known = self._variables.setdefault(id(variable), new)
+                if known is not new:
+                    replace_part(part, new, known)
 
 
-def copy_trainable(layer, new):
-    """Make a layer and all in it as trainable as another one, variable by variable."""
-    for old, part in pairs(layer, new):
-        layers.copy_own_trainable(old, part)
-        for variable, other in zip(layers.own_variables(old), layers.own_variables(part)):
-            other.trainable = variable.trainable
-
-
-def pairs(layer, new):
-    """Yield `(layer, new)`, and what is inside of one with its counterpart in the other."""
-    yield layer, new
-    for old, part in zip(layers.sublayers(layer), layers.sublayers(new)):
-        if type(old) is type(part):
-            yield from pairs(old, part)
-
-
-def _given_functions(layer):
-    """The functions that a layer's constructor was given, as a dict from their names."""
-    given = inspect.signature(type(layer).__init__).parameters
-    return {
-        name: function
-        for name, function in own_functions(layer).items()
-        if name in given and not hasattr(function, "get_config")  # As initializers have.
-    }
-
-
-def _config(layer):
-    if not isinstance(layer, keras.layers.Lambda):
-        return _without_functions(layer).get_config()
-    return {
-        **keras.Layer.get_config(layer),
-        "function": layer.function,
-        "output_shape": layers.lambda_output_shape(layer),
-        "mask": layer.mask,
-        "arguments": dict(layer.arguments),
-    }
-
-
-def _from_config(kind, config):
-    if issubclass(kind, keras.layers.Lambda):  # Its own takes functions as code alone.
-        return keras.Layer.from_config.__func__(kind, config)
-    return kind.from_config(config)
-
-
-def _without_functions(layer):
-    """The layer, or one that tells the same of itself but for functions, here plain ones."""
-    changes = dict.fromkeys(_given_functions(layer), keras.activations.linear)
-    parts, inside = layers.attributes(layer), layers.sublayers(layer)
-    for name, part in parts.items():
-        if isinstance(part, keras.Layer) and part in inside:
-            changes[name] = _without_functions(part)
-    if all(changes[name] is parts[name] for name in changes):
-        return layer
-    return layers.copy_with_attributes(layer, changes)
-
-
-def _unbuilt(config):
-    """A copy of a configuration in plain containers, in which no layer has shapes yet."""
-    if isinstance(config, dict):
-        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
-    if isinstance(config, list | tuple | set):
-        kind = tuple if isinstance(config, tuple) else list
-        return kind(map(_unbuilt, config))
-    return config
+def _shared_parts(model):
+    """The ids of layers that are in several layers of a graph, or in one and in the graph."""
+    found = [op for op in operations(model) if isinstance(op, keras.Layer)]
+    owners = collections.Counter(id(part) for op in found for part in set(flatten_layers(op)))
+    return {part for part, number in owners.items() if number > 1}

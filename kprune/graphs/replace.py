@@ -3,6 +3,7 @@
 import keras
 
 from kprune._keras import graph, layers, tracking
+from kprune.graphs.rebuild import build_again
 
 # What a class may define on top of a graph of layers, and loses when only the graph is kept.
 _BEHAVIOUR = ("call", "train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
@@ -12,7 +13,7 @@ def replace_layers(model, replacement, inside):
     """Return `model` with `replacement(layer)` in the place of every layer in it.
 
     The layers that stay, and their variables, are those of the old model. A Sequential or
-    functional model in which something changes is built anew from its graph, uncompiled;
+    functional model in which something changes is rebuilt from its graph, uncompiled;
     other layers and models, which keep their parts in attributes, change in place.
 
     Args:
@@ -21,7 +22,7 @@ def replace_layers(model, replacement, inside):
         inside: function from a layer that is left to a bool, whether its parts are visited.
 
     Raises:
-        ValueError: a model that cannot be built anew, or whose parts are not in its
+        ValueError: a model that cannot be rebuilt, or whose parts are not in its
             attributes. Nothing has changed then.
     """
     visited, in_place = {}, []
@@ -41,7 +42,7 @@ def replace_layers(model, replacement, inside):
         if not changed:
             return layer
         if graph.is_functional(layer) or isinstance(layer, keras.Sequential):
-            return _build_anew(layer, changed)
+            return _rebuilt(layer, changed)
         _check_attributes(layer, parts, changed)
         in_place.append((layer, parts, changed))
         return layer
@@ -61,24 +62,27 @@ def _parts(layer):
     return layer.layers if isinstance(layer, keras.Sequential) else layers.sublayers(layer)
 
 
-def _build_anew(model, changed):
+def _rebuilt(model, changed):
     is_sequential = isinstance(model, keras.Sequential)
     plain = keras.Sequential if is_sequential else graph.functional_class()
     lost = [name for name in _BEHAVIOUR if getattr(type(model), name) is not getattr(plain, name)]
     if lost and (is_sequential or not graph.is_made_from_graph(type(model))):
         raise ValueError(
             f"{type(model).__name__} defines {', '.join(lost)} on top of a graph of layers, which "
-            "a model built anew from that graph would not have. Wrap its layers where they are "
+            "a model rebuilt from that graph would not have. Wrap its layers where they are "
             "made, one by one, or prune it with the kprune.Pruning callback, which leaves the "
             f"model as it is. Received: {model.name!r}"
         )
-    compiled, model.compiled = model.compiled, False  # Else the clone is compiled, too.
-    try:
-        return keras.models.clone_model(
-            model, clone_function=lambda layer: changed.get(id(layer), layer)
-        )
-    finally:
-        model.compiled = compiled
+    if is_sequential and graph.functional_inside(model) is None:  # Not built.
+        parts = [changed.get(id(layer), layer) for layer in model.layers]
+        return keras.Sequential(parts, name=model.name, trainable=model.trainable)
+
+    def place(node, args, kwargs):
+        return changed.get(id(node.operation), node.operation), args, kwargs
+
+    return build_again(
+        model, place, kind=type(model) if graph.is_made_from_graph(type(model)) else plain
+    )
 
 
 def _layers_in(value):

@@ -6,7 +6,7 @@ from kprune._keras.graph import operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
-from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
+from kprune.graphs.walk import call_arguments, graph_of, walk
 from kprune.structured.call import Call, LayerChannels
 from kprune.structured.labels import Labels
 from kprune.structured.probe import Prober
@@ -36,28 +36,24 @@ class ChannelGraph:
         self.layers = {}
         self.tensors = {}
         self.untouched = {}
-        images = any(len(tensor.shape) == 4 for tensor in graph_of(model).inputs)
+        own_inputs = graph_of(model).inputs
+        images = any(len(tensor.shape) == 4 for tensor in own_inputs)
         self.free_dim = free_dim or (_FREE_PIXELS if images else _FREE_STEPS)
         self._prober = Prober(self.labels)
         inputs = [
             Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
-            for tensor in graph_of(model).inputs
+            for tensor in own_inputs
         ]
         self._users = {}  # From a variable's id to the operations that have or take it.
-        for output in self._walk(graph_of(model), inputs):
+        for output in walk(model, inputs, self._step, self._note):
             if output.labels is not None:
                 self.labels.freeze(output.labels, "an output of the model")
         self._freeze_shared_variables()
 
-    def _walk(self, model, inputs):
-        """Follow the channels of `inputs` through a graph; return its outputs."""
-        for tensor, known in zip(model.inputs, inputs):
-            self.tensors[id(tensor)] = self._as_before(id(tensor), known)
-        for node in nodes(model):
-            tensors = [self.tensors[id(t)] for t in node.arguments.keras_tensors]
-            for tensor, output in zip(node.outputs, self._step(node, tensors)):
-                self.tensors[id(tensor)] = self._as_before(id(tensor), output)
-        return [self.tensors[id(tensor)] for tensor in model.outputs]
+    def _note(self, tensor, known):
+        """Remember what is known of a tensor's channels."""
+        self.tensors[id(tensor)] = self._as_before(id(tensor), known)
+        return self.tensors[id(tensor)]
 
     def _as_before(self, key, tensor):
         """A graph that is called twice has one set of channels in each of its tensors."""
@@ -80,11 +76,8 @@ class ChannelGraph:
         """The outputs of a node without channels, their shapes known but for the batch."""
         outputs = node.outputs
         if any(None in output.shape[1:] for output in outputs):
-            known = {
-                id(t): keras.KerasTensor(tensor.shape, dtype=tensor.dtype)
-                for t, tensor in zip(node.arguments.keras_tensors, tensors)
-            }
-            args, kwargs = node.arguments.fill_in(known)
+            sized = [keras.KerasTensor(one.shape, dtype=one.dtype) for one in tensors]
+            args, kwargs = call_arguments(node, sized)
             outputs = _specified(node.operation.compute_output_spec, args, kwargs)
             if any(None in output.shape[1:] for output in outputs):  # As EinsumDense is told to.
                 outputs = _specified(
@@ -95,11 +88,6 @@ class ChannelGraph:
     def _step(self, node, tensors):
         """The outputs of a node with their channels."""
         operation = node.operation
-        if is_graph(operation):
-            args, kwargs = node.arguments.fill_in(
-                dict(zip(map(id, node.arguments.keras_tensors), tensors))
-            )
-            return self._walk(graph_of(operation), in_order(operation, args, kwargs))
         self._note_variables(operation, node.arguments)
         try:
             outputs = self._plain_outputs(node, tensors)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kprune._keras.layers import takes_training
 from kprune._system.errors import first_line
-from kprune.graphs.walk import graph_of, in_order, is_graph, nodes
+from kprune.graphs.walk import call_arguments, graph_of, walk
 
 _PRODUCTS = ("Multiply",)
 _EXAMPLES = 2
@@ -74,26 +74,15 @@ class _Run:
         # Layers may count, or remember what they have seen.
         before = [(v, keras.ops.convert_to_numpy(v)) for v in graph.model.non_trainable_variables]
         try:
-            self._walk(graph_of(graph.model), [_Known(value) for value in values])
+            walk(graph.model, [_Known(value) for value in values], self._step)
         finally:
             for variable, value in before:
                 variable.assign(value)
 
-    def _walk(self, model, inputs):
-        """Evaluate a graph on `_Known` inputs; return its outputs as such."""
-        known = dict(zip(map(id, model.inputs), inputs))
-        for node in nodes(model):
-            given = [known[id(t)] for t in node.arguments.keras_tensors]
-            for tensor, output in zip(node.outputs, self._step(node, given)):
-                known[id(tensor)] = output
-        return [known[id(t)] for t in model.outputs]
-
     def _step(self, node, given):
+        """The outputs of a call, evaluated on `_Known` arguments, as such."""
         operation, tensors = node.operation, node.arguments.keras_tensors
-        if is_graph(operation):
-            args, kwargs = node.arguments.fill_in(dict(zip(map(id, tensors), given)))
-            return self._walk(graph_of(operation), in_order(operation, args, kwargs))
-        args, kwargs = node.arguments.fill_in({id(t): g.value for t, g in zip(tensors, given)})
+        args, kwargs = call_arguments(node, [known.value for known in given])
         if takes_training(operation):
             kwargs = {**kwargs, "training": False}
         outputs = keras.tree.flatten(operation(*args, **kwargs))

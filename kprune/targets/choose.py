@@ -4,7 +4,7 @@ import keras
 
 from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.replace import replace_layers
-from kprune.graphs.walk import functional
+from kprune.graphs.walk import graph_of
 from kprune.graphs.weights import weights_of
 from kprune.pruning.patterns import Block, Unstructured
 from kprune.pruning.schedules import check_sparsity
@@ -96,7 +96,7 @@ def for_target(model, target, sparsity=0.85, channels=None):
     """
     target, sparsity = get_target(target), check_sparsity(sparsity)
     share = None if channels is None else check_sparsity(channels, "channels")
-    if functional(model) is None:
+    if graph_of(model) is None:
         raise ValueError(
             f"The model '{model.name}' is subclassed, so its graph of layers is not known: choose "
             "`layers` of kprune.Pruning yourself."
@@ -238,7 +238,7 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
             inside=lambda part: isinstance(part, keras.Model),
         )
-        if functional(model) is None:
+        if graph_of(model) is None:
             raise ValueError(
                 f"The model '{model.name}' is subclassed (or not built): XNNPACK's sparse path can "
                 "be foreseen for functional and Sequential models only."

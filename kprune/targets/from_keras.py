@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kprune.formats.tflite.sparsity import BLOCK, BLOCKS_FROM, SPARSE_FROM
-from kprune.graphs.walk import functional, nodes
+from kprune.graphs.walk import graph_of, walk
 from kprune.graphs.weights import weights_of
 from kprune.targets.graph import SAME, Graph, Op, Value, Weight, same_padding
 
@@ -71,47 +71,23 @@ def zeros_in_blocks(kernel):
 
 class _Reader:
     def __init__(self):
-        self.ops, self.values = [], {}
+        self.ops = []
 
     def read(self, model):
-        graph = functional(model)
-        if graph is None:
+        if graph_of(model) is None:
             raise ValueError(
                 f"The model '{model.name}' is subclassed, so its graph of layers is not known. "
                 "Export it, and check the file."
             )
-        for tensor in graph.inputs:
-            self.values[id(tensor)] = Value(tuple(tensor.shape), external=True)
-        self._walk(graph)
-        for tensor in graph.outputs:
-            self.values[id(tensor)].output = True
+        inputs = [Value(tuple(t.shape), external=True) for t in graph_of(model).inputs]
+        for value in walk(model, inputs, self._step):
+            value.output = True
         self._fold()
         return self.ops
 
-    def _walk(self, graph):
-        for node in nodes(graph):
-            self._node(node.operation, node)
-
-    def _node(self, operation, node):
-        inner = functional(operation) if isinstance(operation, keras.Model) else None
-        inputs = [self.values[id(tensor)] for tensor in node.input_tensors]
-        if inner is not None:
-            self._inline(inner, inputs, node.outputs)
-            return
-        results = _lowering(operation)(self, operation, inputs, node)
-        for tensor, value in zip(node.outputs, results):
-            self.values[id(tensor)] = value
-
-    def _inline(self, inner, inputs, outputs):
-        """Read the layers of a nested model in its place; it may be called more than once."""
-        outside, self.values = self.values, {}
-        for tensor, value in zip(inner.inputs, inputs):
-            self.values[id(tensor)] = value
-        self._walk(inner)
-        results = [self.values[id(tensor)] for tensor in inner.outputs]
-        self.values = outside
-        for tensor, value in zip(outputs, results):
-            self.values[id(tensor)] = value
+    def _step(self, node, inputs):
+        """Append what a call becomes; a model that is called more than once is there as often."""
+        return _lowering(node.operation)(self, node.operation, inputs, node)
 
     def add(self, operation, kind, inputs, shape, **attributes):
         """Append an operator and return its output."""

@@ -6,13 +6,18 @@ import keras
 import numpy as np
 
 from kprune.graphs import sample_data
-from kprune.graphs.copied import rebuild
 from kprune.graphs.signature import describe
-from kprune.graphs.walk import functional
+from kprune.graphs.walk import graph_of
 from kprune.report import tables
 from kprune.runtimes.verification import GENERATED_SAMPLES, OutputDifference, compare_all, run_keras
 from kprune.targets.from_keras import read
-from kprune.targets.rewrites import Rewrite, called_once, padding_before, skip_padding
+from kprune.targets.rewrites import (
+    Rewrite,
+    call_otherwise,
+    called_once,
+    padding_before,
+    skip_padding,
+)
 from kprune.targets.target import get_target
 
 
@@ -89,7 +94,7 @@ def prepare(model, target, inputs=None):
     calls, changes = _changes(model) if target.clusters else ({}, [])
     if not changes:
         return model, PrepareReport(target.name, [], [], 0)
-    new = rebuild(model, calls)
+    new = call_otherwise(model, calls)
     signature = describe(model, inputs)
     if inputs is None:
         arrays = sample_data.generate(
@@ -104,7 +109,7 @@ def prepare(model, target, inputs=None):
 
 def _changes(model):
     """Return the calls to replace, and what to say of them."""
-    if functional(model) is None:
+    if graph_of(model) is None:
         raise ValueError(
             f"The model '{model.name}' is subclassed, so its graph of layers is not known: write "
             "ZeroPadding2D(1) and padding='valid' before its first convolution, if that has stride "

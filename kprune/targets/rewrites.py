@@ -5,13 +5,15 @@ compares the file with the model as it was.
 """
 
 import dataclasses
+import functools
 import math
 
 import keras
 import numpy as np
 
-from kprune.graphs.copied import CannotCopy, rebuild
-from kprune.graphs.walk import functional
+from kprune.graphs.layer_copy import CannotCopy
+from kprune.graphs.rebuild import Rebuild
+from kprune.graphs.walk import graph_of
 from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.graph import SAME
@@ -36,6 +38,32 @@ class Rewrite:
         return f"{self.layer}: {self.what}"
 
 
+class _Called(Rebuild):
+    def __init__(self, model, calls):
+        super().__init__(model)
+        self._calls = calls
+
+    def place(self, node, args, kwargs):
+        call = self._calls.get(node.operation.name)
+        if call is None or graph_of(node.operation) is not None:
+            return super().place(node, args, kwargs)
+        return functools.partial(call, node.operation), args, {}
+
+
+def call_otherwise(model, calls):
+    """Return a copy of a model in which some layers are called in another way.
+
+    Args:
+        model: a built functional or Sequential model. It stays as it is.
+        calls: {layer name: function (the model's layer, inputs) -> output}, also of layers in
+            nested models.
+
+    Raises:
+        CannotCopy: a layer cannot be made again from its configuration.
+    """
+    return _Called(model, calls).run()
+
+
 def rewrite(model, target=None, sparsity=None):
     """Rewrite what keeps a pruned model from XNNPACK's sparse kernels, or breaks on them.
 
@@ -48,7 +76,7 @@ def rewrite(model, target=None, sparsity=None):
         (model, list of `Rewrite`s): the model itself where nothing is to be gained, as for
         subclassed models, or where layers cannot be copied; else a new one.
     """
-    if functional(model) is None or (target is not None and not get_target(target).clusters):
+    if graph_of(model) is None or (target is not None and not get_target(target).clusters):
         return model, []
     calls, done = {}, []
     found = xnnpack.clusters(read(model, sparsity))
@@ -58,14 +86,14 @@ def rewrite(model, target=None, sparsity=None):
         for step in (_depthwise, _vectors, _keep_out):
             more = step(model, calls, done, sparsity)
             calls, done = more or (calls, done)
-        return (rebuild(model, calls), done) if done else (model, [])
+        return (call_otherwise(model, calls), done) if done else (model, [])
     except CannotCopy:
         return model, []
 
 
 def _plan(model, calls, sparsity):
     """The `Graph` and the clusters of the model with these calls replaced."""
-    graph = read(rebuild(model, calls) if calls else model, sparsity)
+    graph = read(call_otherwise(model, calls) if calls else model, sparsity)
     return graph, xnnpack.clusters(graph)
 
 

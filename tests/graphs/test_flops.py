@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kprune.graphs import flops
+from kprune.graphs.flops import flops
 from tests.helpers.zoo import ZOO
 
 

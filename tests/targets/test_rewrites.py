@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from keras import layers
 
 import kprune
-from kprune.graphs.copied import rebuild
 from kprune.targets import from_keras, xnnpack
 from kprune.targets.rewrites import (
     _call_depthwise,
+    call_otherwise,
     padding_before,
     rewrite,
     skip_padding,
@@ -59,7 +59,7 @@ def test_symmetric_forms_are_equal(size, image, stride, padding):
         return
     calls = {"dw": _call_depthwise(*form)}
     assert skip_padding(graph, op, calls)
-    same(built, rebuild(built, calls), images((image, image, 3)))
+    same(built, call_otherwise(built, calls), images((image, image, 3)))
 
 
 def test_what_stock_models_have_has_a_form():
@@ -110,16 +110,36 @@ def test_nothing_is_rewritten_for_other_targets_or_without_zeros():
     assert rewrite(dense) == (dense, [])
 
 
-def test_models_in_models_are_dissolved():
+def test_models_in_models_stay_and_are_shared():
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="a")], name="inner")
     other = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="a")], name="other")
     x = inputs = keras.Input((4,))
     built = keras.Model({"in": inputs}, {"out": inner(other(inner(x)))})
     x = {"in": images((4,))}
-    new = rebuild(built, {})
+    new = call_otherwise(built, {})
     same(built, new, x)
     assert len(new.weights) == 4
-    assert {layer.name for layer in new.layers if layer.weights} == {"a", "a_1"}
+    assert {layer.name for layer in new.layers if layer.weights} == {"inner", "other"}
+
+
+def test_a_layer_in_a_nested_model_is_called_otherwise():
+    images_in = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="first")(images_in)
+    backbone = keras.Sequential([keras.Input((4, 4, 4)), layers.BatchNormalization()], name="rest")
+    inner = keras.Model(images_in, backbone(x), name="inner")
+    inner.trainable = False
+    inputs = keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(inner(inputs, training=False))
+    built = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    new, report = kprune.prepare(built, "litert-arm64")
+    assert [change.layer for change in report.changes] == ["first"]
+    assert new.get_layer("inner").get_layer("first").padding == "valid"
+    # Fine-tuning goes on as planned: the frozen model is, and its statistics stay.
+    assert [v.path for v in new.trainable_variables] == ["head/kernel", "head/bias"]
+    before = new.get_layer("inner").get_weights()
+    new(images((8, 8, 3)), training=True)
+    for now, then in zip(new.get_layer("inner").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_prepare_measures_the_difference():
