@@ -8,8 +8,11 @@ from keras.src import backend
 
 from kprune._system.replaced import replaced
 
+# Keras 3.16 has moved what products and recurrent layers are computed with.
+_OPS = getattr(backend, "ops", backend)
+_RNN = backend.rnn if hasattr(backend.rnn, "lstm") else backend
 # Where every product of every layer passes through.
-_MODULES = {"numpy": backend.numpy, "nn": backend.nn}
+_MODULES = {"numpy": _OPS.numpy, "nn": _OPS.nn}
 _FUSED = ("lstm", "gru")
 _lock = threading.Lock()
 
@@ -38,8 +41,7 @@ def watched(products, operation_call, rnn_call):
             module, name = path.split(".")
             replace(_MODULES[module], name, wrap)
         for name in _FUSED:
-            if hasattr(backend, name):
-                replace(backend, name, lambda _: _not_fused)
+            replace(_RNN, name, lambda _: _not_fused)
         replace(keras.Operation, "__call__", operation_call)
         replace(keras.layers.RNN, "call", rnn_call)
         yield
