@@ -28,6 +28,7 @@ def input_like(tensor, shape=None):
         optional=layer.optional, name=layer.name,
     )  # fmt: skip
     new.name = tensor.name  # The layer's, unless nobody named it; the export goes by it.
+    copy_own_trainable(layer, producer(new))
     return new
 
 
