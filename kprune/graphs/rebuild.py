@@ -23,10 +23,13 @@ from kprune.graphs.walk import graph_of, nodes, operations
 def input_like(tensor, shape=None):
     """Return a `keras.Input` like an input of a model, of its name, perhaps of another shape."""
     layer = producer(tensor)
-    return keras.Input(
+    new = keras.Input(
         batch_shape=shape or tensor.shape, dtype=tensor.dtype, sparse=tensor.sparse,
         optional=layer.optional, name=layer.name,
     )  # fmt: skip
+    new.name = tensor.name  # The layer's, unless nobody named it; the export goes by it.
+    copy_own_trainable(layer, producer(new))
+    return new
 
 
 def build_again(model, place, new_input=input_like, kind=keras.Model):

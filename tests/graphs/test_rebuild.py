@@ -6,7 +6,12 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune._keras.graph import call_nodes
+from kprune._keras.layers import flatten_layers as _flat
+from kprune.graphs.rebuild import Rebuild
+from kprune.graphs.walk import graph_of
 from kprune.structured.surgery import cut
+from tests.helpers.graph_models import MODELS
 from tests.helpers.masking import (
     gone_of,
     graph_and_groups,
@@ -224,3 +229,44 @@ def test_a_variable_of_the_model_itself_becomes_a_constant_and_that_is_said():
         small = kprune.prune_channels(model, channels=0.8, round_to=1)
     assert small.get_layer("body").units == 8
     assert small.get_layer("between").units < 8
+
+
+def _inputs_and_outputs(model):
+    inputs = keras.tree.map_structure(lambda t: (t.name, t.shape, t.dtype), model.inputs)
+    return inputs, [
+        [(path, t.shape, t.dtype) for path, t in keras.tree.flatten_with_path(one)]
+        for one in (graph_of(model).input, graph_of(model).output)
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_rebuilt_model_is_a_copy(name):
+    model = MODELS[name]()
+    randomize(model)
+    calls = [len(call_nodes(layer)) for layer in _flat(model)]
+    x = random_inputs(model)
+    copy = Rebuild(model).run()
+    assert type(copy) is type(model)
+    assert copy.name == model.name
+    assert _inputs_and_outputs(copy) == _inputs_and_outputs(model)
+    assert graph_of(copy).output_names == graph_of(model).output_names
+    mine, theirs = _flat(copy), _flat(model)
+    assert [(one.name, type(one)) for one in mine] == [(one.name, type(one)) for one in theirs]
+    assert [one.trainable for one in mine] == [one.trainable for one in theirs]
+    assert [v.path for v in copy.weights] == [v.path for v in model.weights]
+    assert [v.trainable for v in copy.weights] == [v.trainable for v in model.weights]
+    assert not {id(v) for v in copy.weights} & {id(v) for v in model.weights}
+    for one, other in zip(outputs(copy, x), outputs(model, x), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [len(call_nodes(layer)) for layer in _flat(model)] == calls
+    for one in (copy, model):  # What is tied is tied in the copy.
+        for variable in one.weights:
+            variable.assign(variable * 2)
+    for one, other in zip(outputs(copy, x), outputs(model, x), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_called_twice_is_one_in_the_copy():
+    copy = Rebuild(MODELS["shared_model_and_layer"]()).run()
+    assert [layer.name for layer in copy.layers].count("inner") == 1
+    assert len(copy.weights) == 6
