@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
-from kprune.graphs import flops
-from kprune.measure import benchmark, size, web, worker
+from kprune.measure import benchmark, flops, size, web, worker
 from tests.helpers.hostile import endless, onnx_file
 from tests.helpers.zoo import ZOO
 
