@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 from pathlib import Path
@@ -7,8 +8,7 @@ import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
-from kprune.graphs import flops
-from kprune.measure import benchmark, size, web, worker
+from kprune.measure import benchmark, flops, size, web, worker
 from tests.helpers.hostile import endless, onnx_file
 from tests.helpers.zoo import ZOO
 
@@ -165,7 +165,7 @@ def test_a_file_whose_flops_cannot_be_counted_is_measured_and_named(files, monke
     def fails(*_):
         raise KeyError("an operator of tomorrow")
 
-    monkeypatch.setattr("kprune.measure.benchmark.onnx_flops", fails)
+    monkeypatch.setattr(importlib.import_module("kprune.measure.benchmark"), "onnx_flops", fails)
     with pytest.warns(UserWarning, match=r"FLOPs of .*cnn\.onnx are not known: KeyError: .*morrow"):
         (row,) = benchmark(files / "cnn.onnx", **QUICK)
     assert row.flops is None
