@@ -76,7 +76,7 @@ def test_default_schedule_comes_from_the_fit():
     assert sum(bool(schedule(step)[0]) for step in range(161)) == 49
 
 
-@pytest.mark.fast_for("arguments0-expected0")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -291,6 +291,7 @@ def test_learning_rate_callbacks_work():
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-5)
 
 
+@pytest.mark.slow
 def test_the_installed_optimizer_has_a_config():
     model = compiled(mlp())
     fit(model, kprune.Pruning(0.5, pattern=kprune.Block((2, 1))))
@@ -308,7 +309,7 @@ def test_averaged_weights_swap_sparse():
     assert zeros(model) == expected_zeros(model, 0.8)
 
 
-@pytest.mark.fast_for("True")
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False])
 def test_backup_and_restore(tmp_path, first):
     class Interrupt(keras.callbacks.Callback):

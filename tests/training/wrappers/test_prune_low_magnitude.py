@@ -583,6 +583,7 @@ def every_kind():
     return keras.Model(inputs, layers.Dense(2)(x))
 
 
+@pytest.mark.slow
 def test_every_layer_can_be_wrapped_and_stripped():
     model = every_kind()
     wrap = lambda layer: kprune.prune_low_magnitude(layer, pruning_schedule=NOW)  # noqa: E731
