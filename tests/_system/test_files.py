@@ -132,6 +132,7 @@ def holder(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 @posix
 def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path, holder, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -42,3 +42,13 @@ def expected_zeros(model, sparsity):
 
 def backend():
     return keras.backend.backend()
+
+
+def fit(model, *callbacks, epochs=4, batch_size=16, n=256, **kwargs):
+    x, y = data(n)
+    arguments = {"epochs": epochs, "batch_size": batch_size, "verbose": 0} | kwargs
+    return model.fit(x, y, callbacks=list(callbacks), **arguments)
+
+
+def schedule_of(model):
+    return model.optimizer.groups[0].setting.schedule

@@ -57,6 +57,7 @@ def test_ids_dicts_and_nested_inputs_are_made(tmp_path):
     assert all(row.median > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_batch_size(files):
     names = ["batch2.tflite", "cnn.onnx", "cnn.keras"]
     report = benchmark([files / name for name in names], batch_size=2, **QUICK)

@@ -58,6 +58,7 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_outputs_agree_and_the_report_is_the_workstations(device):
     options = ["--rounds", 3, "--warmup", 1, "--json", "pi.json"]
     done = run(device, "m.tflite", "m.onnx", *options)

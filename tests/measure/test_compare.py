@@ -47,6 +47,7 @@ rows = st.lists(st.dictionaries(names, plain), max_size=3)
 reports = st.fixed_dictionaries({"rows": rows | plain, "machine": st.dictionaries(names, plain)})
 
 
+@pytest.mark.slow
 @given(plain | reports)
 def test_any_json_is_shown_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.json"

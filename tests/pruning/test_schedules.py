@@ -58,6 +58,7 @@ def test_last_update_is_the_last(arguments, step):
         assert schedule.last_update(step) == (scan[-1] if scan else None)
 
 
+@pytest.mark.fast_for("100")
 @pytest.mark.parametrize("frequency", [1, 7, 100])
 def test_same_values_as_tfmot_at_every_step(frequency):
     if keras.backend.backend() != "tensorflow":

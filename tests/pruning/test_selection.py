@@ -144,6 +144,7 @@ NO_KERNELS = {
 }
 
 
+@pytest.mark.slow
 def test_scales_and_positions_are_no_kernels():
     model = compiled(vision_transformer())
     random = np.random.default_rng(0)

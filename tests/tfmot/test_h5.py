@@ -85,6 +85,7 @@ def test_training_goes_on_from_a_file_of_tfmot(theirs):
     np.testing.assert_allclose(plain.predict(x), model.predict(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_file_of_kprune_opens_with_its_optimizer_and_trains_on(tmp_path):
     model = compiled(kprune.prune_low_magnitude(mlp(), SCHEDULE))
     x, y = data(64)

@@ -125,6 +125,7 @@ def test_d1_subclassed_models():
     assert type(model.first) is ClusterWeights
 
 
+@pytest.mark.slow
 def test_d6_other_models_are_made_anew():
     model = pruned(mlp())
     assert tfmot.sparsity.keras.strip_pruning(model) is not model
@@ -188,6 +189,7 @@ def test_d7_wrappers_that_have_not_pruned_are_not_stripped_in_silence():
         tfmot.sparsity.keras.strip_pruning(model)
 
 
+@pytest.mark.slow
 def test_d8_what_kprune_has_saved_opens_without_a_scope(tmp_path):
     model = pruned(mlp())
     for name in ("model.keras", "model.h5"):
@@ -199,6 +201,7 @@ def test_d8_what_kprune_has_saved_opens_without_a_scope(tmp_path):
     # Files of TFMOT's: test_h5.py.
 
 
+@pytest.mark.slow
 def test_d9_training_prunes_without_the_callback():
     model = compiled(tfmot.sparsity.keras.prune_low_magnitude(mlp(), NOW))
     assert {int(numpy(w.pruning_step)) for w in wrappers_in(model)} == {-1}  # TFMOT's, too.
@@ -210,6 +213,7 @@ def test_d9_training_prunes_without_the_callback():
         assert int(numpy(wrapper.pruning_step)) == 1
 
 
+@pytest.mark.slow
 def test_d10_summaries_have_the_weights_names(tmp_path):
     pytest.importorskip("tensorboard")
     model = compiled(tfmot.sparsity.keras.prune_low_magnitude(mlp(), NOW))
@@ -229,6 +233,7 @@ def test_d11_the_last_update_is_at_the_end_step():
     assert [step for step in range(12) if constant(step)[0]] == [1, 3, 5, 6]
 
 
+@pytest.mark.slow
 def test_d12_the_update_at_step_0_is_made_at_the_first_step():
     model = pruned(mlp(), kprune.ConstantSparsity(0.5, 0, frequency=100), steps=1)
     assert all((~numpy(m)).any() for w in wrappers_in(model) for _, m, _ in w.pruning_vars)

@@ -250,6 +250,7 @@ def test_a_model_that_is_built_by_its_first_batch():
     assert not quantization_aware.is_fake_quantized(model)
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_cut_short_is_named_and_mended():
     model = compiled(mlp())
     x, y = data()
