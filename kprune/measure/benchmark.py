@@ -355,7 +355,7 @@ class Runner:
         return self._answer()
 
     def calibrate(self, warmup):
-        """Warm up, and return how many runs a visit shall have."""
+        """Warm up, and return how many runs a visit has."""
         latency = statistics.median(self.run(warmup + 3)[-3:])
         return max(1, min(_MAX_RUNS_A_VISIT, round(_VISIT_SECONDS / latency)))
 

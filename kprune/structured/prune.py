@@ -21,11 +21,11 @@ from kprune.structured.groups import ChannelReport, find_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.surgery import cut
 
-_NEAR = 0.02  # How far from the budget the outcome may be, without a word.
+_NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
 def channel_groups(model, free_dim=None):
-    """Return which channels of a model stand or fall together, and why some must stay.
+    """Return the dependency groups of a model: coupled channels, and why some must stay.
 
     Example:
 

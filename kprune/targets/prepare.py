@@ -71,10 +71,11 @@ def prepare(model, target, inputs=None):
     Example:
 
     ```python
-    model = keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), classes=10)
     model, report = kprune.prepare(model, "litert-arm64")
     print(report)
-    model.fit(..., callbacks=[kprune.Pruning(layers=kprune.for_target(model, "litert-arm64"))])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    layers = kprune.for_target(model, "litert-arm64")
+    model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(layers=layers)])
     ```
 
     Args:

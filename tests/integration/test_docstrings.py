@@ -64,8 +64,9 @@ def model():
     """A small network with every layer that the examples name."""
     made = keras.Sequential(
         [
-            keras.Input((6, 6, 1)),
-            layers.Conv2D(32, 3, use_bias=False, name="conv1"),
+            keras.Input((8, 8, 3)),
+            layers.ZeroPadding2D(1),
+            layers.Conv2D(32, 3, strides=2, use_bias=False, name="conv1"),
             layers.BatchNormalization(),
             layers.ReLU(),
             layers.Conv2D(32, 1, name="conv2"),
@@ -82,7 +83,7 @@ def model():
 def surroundings():
     """What the examples take as given."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(48, 6, 6, 1)).astype("float32")
+    x = rng.normal(size=(48, 8, 8, 3)).astype("float32")
     y = rng.integers(0, 4, 48)
     names = {"keras": keras, "kprune": kprune, "np": np, "json": json}
     names |= {"x": x, "y": y, "x_train": x, "model": model(), "epochs": 1}

@@ -75,7 +75,7 @@ def prune_low_magnitude(
     Example:
 
     ```python
-    schedule = kprune.PolynomialDecay(0.0, 0.9, begin_step=100, end_step=1000)
+    schedule = kprune.PolynomialDecay(0.5, 0.9, begin_step=0, end_step=1000)
     model = kprune.prune_low_magnitude(model, pruning_schedule=schedule)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=10, callbacks=[kprune.UpdatePruningStep()])

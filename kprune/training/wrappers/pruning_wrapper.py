@@ -44,7 +44,7 @@ class PruneLowMagnitude(ReplacingWrapper):
     In the forward pass the layer works with zeros where the masks say so, and gradients
     do not reach what is masked. At each forward pass with `training=True` the step goes
     up by one, before the layer is called, and where the schedule says so the masks are
-    computed anew from the masked weights; a layer that is used several times in a model
+    computed again from the masked weights; a layer that is used several times in a model
     counts once. All of it happens inside the compiled training step. Masks and step are
     weights of the wrapper: they are saved with the model, and training goes on from them.
     A layer with nothing to prune (an activation, Flatten, BatchNormalization) can be
@@ -164,7 +164,7 @@ class PruneLowMagnitude(ReplacingWrapper):
         ]
 
     def _advance(self):
-        """Make a step: compute the masks anew where the schedule says so."""
+        """Make a step: compute new masks where the schedule says so."""
         step = ops.maximum(ops.convert_to_tensor(self.pruning_step), 0) + 1
         update, sparsity = self.pruning_schedule(step)
         # An update at step 0 is made at the first step there is.
