@@ -2,10 +2,15 @@
 
 import dataclasses
 import gzip
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import keras
 
 from kprune._system import files
 from kprune._system.packages import require_packages
+from kprune._system.types import FilePath
 from kprune.export import checks
 from kprune.export.pipeline import INTEGER_ONLY
 from kprune.export.report import ExportReport
@@ -57,7 +62,7 @@ class CompressReport(Printable):
     ratio: float
     export: ExportReport
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {"export": self.export.to_dict()}
@@ -91,19 +96,19 @@ class CompressReport(Printable):
 
 
 def compress(
-    model,
-    path,
+    model: keras.Model,
+    path: FilePath,
     *,
-    pruning=None,
-    clusters=None,
-    quantize=None,
-    layers=None,
-    fit=None,
-    representative_data=None,
-    batch_size=1,
-    inputs=None,
-    tolerance=None,
-):
+    pruning: float | Any = None,
+    clusters: int | None = None,
+    quantize: str | None = None,
+    layers: Any = None,
+    fit: Callable[..., Any] | None = None,
+    representative_data: Any = None,
+    batch_size: int = 1,
+    inputs: Any = None,
+    tolerance: float | None = None,
+) -> CompressReport:
     """Make the smallest file of a model: Deep Compression, in a `.tflite` that runs as it is.
 
     The model is pruned, then its weights are clustered (or, with `quantize`, trained for 8 bits),

@@ -28,7 +28,7 @@ from kprune.training.pruning import Pruning
 from kprune.training.strip import strip_pruning
 
 _FORMATS = {".keras": "Keras", ".tflite": LiteRT.name, ".onnx": OnnxRuntime.name}
-# What one training shall take in all, so that the default run stays well below two minutes.
+# What one training should take in all, so that the default run stays well below two minutes.
 _STEPS = 700
 
 

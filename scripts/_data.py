@@ -1,4 +1,4 @@
-"""The data of the scripts: those of `keras.datasets`, or of .npz files at hand."""
+"""The data of the scripts: those of `keras.datasets`, or of .npz files."""
 
 import numpy as np
 

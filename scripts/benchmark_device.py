@@ -395,7 +395,7 @@ class Runner:
         return self._answer()
 
     def calibrate(self, warmup):
-        """Warm up, and settle how many runs a visit shall have; none for files that do not run."""
+        """Warm up, and settle how many runs a visit has; none for files that do not run."""
         if self.found["difference"] is None:
             return
         times = self.run(warmup + 3)

@@ -7,7 +7,7 @@ Each seed trains a dense ResNet and brings it to the FLOPs asked for in `--round
 `kprune.prune_channels` and fine-tuning. Beside it stand, as controls:
 
 - distilled: the same, but fine-tuned with the dense network as teacher (`keras.distillation`);
-- random: the same, but the channels to remove are drawn by lot;
+- random: the same, but the channels to remove are randomly selected;
 - scratch: the small architecture with new weights, trained as long as the dense network and
   the fine-tuning together.
 

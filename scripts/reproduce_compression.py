@@ -14,7 +14,7 @@ decision came from the test images: LeNet-5 went back to the 12 epochs that had 
 from 8 that had not, when a first seed's error there was 0.80%.
 
 The recipe: Adam, a learning rate that falls along a cosine to 0 in each of the two stages, little
-dropout; every training image is moved by up to one pixel each way, anew in each epoch, which the
+dropout; every training image is moved by up to one pixel each way, again in each epoch, which the
 paper does not tell of. Sparsity rises from 10% to 60% of the first stage's steps, over all weights
 of the network together (`kprune.Global`).
 

@@ -11,7 +11,6 @@ from keras.src.trainers import trainer
 import kprune
 from kprune.structured.rules import registry
 from tests.helpers.training import backend
-from tests.test_rooms import ROOMS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "training.md"
@@ -125,12 +124,3 @@ def test_the_reference_has_every_public_name():
         assert {name for name, _ in listed} == set(module.__all__)
         assert {name for name, star in listed if star} == set(module.__all__) & set(kprune.__all__)
     assert set(re.findall(r"^\| `(\w+)` \* \|", text, re.MULTILINE)) == set(kprune.__all__)
-
-
-def test_the_tree_has_every_room():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    tree = re.search(r"^kprune/\n(.*?)^examples/", text, re.DOTALL | re.MULTILINE)[1]
-    named = [line.split()[0].rstrip("/") for line in tree.splitlines()]
-    assert [name.removesuffix(".py") for name in named] == ["__init__", *reversed(ROOMS)]
-    for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
-        assert (ROOT / "kprune" / path).exists() or (ROOT / path).exists(), path

@@ -1,6 +1,9 @@
 """The public names: those of the main line, those of the rooms, and all of 0.1's."""
 
+import dataclasses
+import enum
 import importlib
+import inspect
 import warnings
 
 import pytest
@@ -85,3 +88,30 @@ def test_a_name_of_the_main_line_is_in_a_room(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'kprune' has no attribute 'Prunning'"):
         kprune.Prunning  # noqa: B018
+
+
+def _functions_of(value):
+    """Yield the functions of a public class, its public methods and `__init__`, or the function."""
+    if inspect.isfunction(value):
+        yield value
+    elif inspect.isclass(value) and not issubclass(value, enum.Enum):
+        for kind in (k for k in value.__mro__ if k.__module__.startswith("kprune")):
+            for name, member in vars(kind).items():
+                generated = dataclasses.is_dataclass(kind) and name == "__init__"
+                if generated or (name.startswith("_") and name not in ("__init__", "__call__")):
+                    continue
+                member = member.fget if isinstance(member, property) else member
+                member = inspect.unwrap(getattr(member, "__func__", member))
+                if inspect.isfunction(member):
+                    yield member
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_public_functions_have_types(room):
+    module = importlib.import_module(f"kprune.{room}")
+    for name in module.__all__:
+        for function in _functions_of(getattr(module, name)):
+            signature = inspect.signature(function)
+            found = {p.name for p in signature.parameters.values() if p.annotation is p.empty}
+            assert not found - {"self", "cls"}, f"{name}: {function.__qualname__}"
+            assert signature.return_annotation is not signature.empty, function.__qualname__

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "kprune"
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
 # From the ground up.
 ROOMS = [
     "_system",
@@ -73,3 +74,12 @@ def test_only_one_room_knows_the_schema_of_tflite():
         if schema.fullmatch(module)
     ]
     assert not elsewhere, elsewhere
+
+
+def test_the_page_of_the_architecture_has_every_room():
+    text = PAGE.read_text()
+    tree = re.search(r"^kprune/\n(.*?)^examples/", text, re.DOTALL | re.MULTILINE)[1]
+    named = [line.split()[0].rstrip("/") for line in tree.splitlines()]
+    assert [name.removesuffix(".py") for name in named] == ["__init__", *reversed(ROOMS)]
+    for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
+        assert (PACKAGE / path).exists() or (PACKAGE.parent / path).exists(), path

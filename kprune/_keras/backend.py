@@ -16,7 +16,7 @@ def is_tensorflow():
 
 
 def jit_on_jax(function):
-    """Compile on JAX, where loops that run eagerly are traced anew at every call."""
+    """Compile on JAX, where loops that run eagerly are traced again at every call."""
     if keras.backend.backend() != "jax":
         return function
     import jax
@@ -257,7 +257,7 @@ def forget_compiled(model):
 
 
 def steps_to_renew():
-    """Methods of a model that must be new objects to be compiled anew: JAX goes by equality."""
+    """Methods of a model that must be new objects to be compiled again: JAX goes by equality."""
     return ("train_step", "test_step") if keras.backend.backend() == "jax" else ()
 
 

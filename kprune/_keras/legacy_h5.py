@@ -5,7 +5,7 @@ import functools
 
 from keras.src.legacy.saving import legacy_h5_format
 
-_scopes = []
+_scopes: list = []
 
 
 def save_within(scope):

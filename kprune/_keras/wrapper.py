@@ -8,10 +8,14 @@ and `_open_name_scope` of `keras.Layer`.
 
 import copy
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 
 from kprune._keras.scope import ReplacedValues
+from kprune._system.types import Tensor
 
 
 class ReplacingWrapper(keras.layers.Wrapper):
@@ -22,7 +26,7 @@ class ReplacingWrapper(keras.layers.Wrapper):
         **kwargs: those of `keras.Layer`.
     """
 
-    def __init__(self, layer, **kwargs):
+    def __init__(self, layer: keras.Layer, **kwargs: Any) -> None:
         # Before Layer.__init__, which reads from it what a call takes.
         self.call = _with_signature(self._call, layer)
         # Nothing is cast here: the wrapped layer does it, and state is in full precision.
@@ -33,7 +37,7 @@ class ReplacingWrapper(keras.layers.Wrapper):
         if hasattr(layer, "_input_shape_arg"):
             self._input_shape_arg = layer._input_shape_arg
 
-    def replaced_values(self):
+    def replaced_values(self) -> tuple[list[keras.Variable], list[Tensor]]:
         """Return the weights, and the tensors that they read as: two lists."""
         raise NotImplementedError
 
@@ -58,11 +62,11 @@ class ReplacingWrapper(keras.layers.Wrapper):
             self.layer._maybe_build(inner_spec)
             self.build()
 
-    def get_build_config(self):
+    def get_build_config(self) -> dict[str, Any] | None:
         """Return the wrapped layer's."""
         return self.layer.get_build_config()
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict[str, Any] | None) -> None:
         """Build the wrapped layer from its own configuration, and what the wrapper adds."""
         if not self.layer.built:
             self.layer.build_from_config(config)
@@ -72,21 +76,21 @@ class ReplacingWrapper(keras.layers.Wrapper):
         # So that paths of variables are the same with and without the wrapper.
         return self.layer._open_name_scope()
 
-    def get_weights(self):
+    def get_weights(self) -> list[np.ndarray]:
         """Return the values of the wrapped layer's weights, a list of NumPy arrays."""
         return self.layer.get_weights()
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Set the wrapped layer's weights from a list of NumPy arrays."""
         self.layer.set_weights(weights)
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **self._accepted(kwargs))
 
 

@@ -22,7 +22,7 @@ from kprune._system.errors import ExportError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _FILE, _FOLDER = ".kprune-", "kprune-scratch-"
 _FILES = re.compile(r"\.kprune-[0-9a-f]{16}\.tmp(\.\w+)?")

@@ -1,11 +1,16 @@
 """`export_onnx`: a file for ONNX Runtime."""
 
 import dataclasses
+from typing import Any
+
+import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
+from kprune._system.types import FilePath
 from kprune.export import onnx_int8, transport
 from kprune.export.pipeline import Format, export
+from kprune.export.report import ExportReport
 from kprune.export.sparse_tflite import AUTO, Made
 from kprune.formats.onnx import float16, sparse_initializers
 from kprune.formats.onnx.constants import onnx_constants
@@ -109,17 +114,17 @@ def _quantization_notes(blob, quantize):
 
 
 def export_onnx(
-    model,
-    path,
-    quantize=None,
-    representative_data=None,
-    batch_size=None,
-    sparse=False,
+    model: keras.Model,
+    path: FilePath,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    batch_size: int | None = None,
+    sparse: bool | str = False,
     *,
-    opset=NEWEST_OPSET,
-    inputs=None,
-    tolerance=None,
-):
+    opset: int = NEWEST_OPSET,
+    inputs: Any = None,
+    tolerance: float | None = None,
+) -> ExportReport:
     """Write a Keras model as an `.onnx` file that has run in ONNX Runtime and agrees with Keras.
 
     The model is converted through TensorFlow and tf2onnx (in a child process when Keras runs on

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+from typing import Any
 
 from kprune.formats.weights import StoredWeight
 from kprune.report import tables
@@ -61,13 +62,13 @@ class ExportReport:
     targets: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float | None:
         """Share of zeros among all the stored `weights`, as a fraction; None without any."""
         sizes = [math.prod(weight.shape) for weight in self.weights]
         zeros = sum(weight.sparsity * size for weight, size in zip(self.weights, sizes))
         return zeros / sum(sizes) if sizes else None
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         return {**dataclasses.asdict(self), "sparsity": self.sparsity}
 

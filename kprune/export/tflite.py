@@ -1,16 +1,21 @@
 """`export_tflite`: a file for LiteRT."""
 
 import dataclasses
+from typing import Any
+
+import keras
 
 from kprune._system.errors import ExportError
+from kprune._system.types import FilePath
 from kprune.export import sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Format, export
+from kprune.export.report import ExportReport
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
 from kprune.formats.tflite.operators import tflite_operators
 from kprune.runtimes.litert import LiteRT
-from kprune.targets.target import get_target
+from kprune.targets.target import Target, get_target
 
 QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
 
@@ -73,17 +78,17 @@ def _float_note(operators):
 
 
 def export_tflite(
-    model,
-    path,
-    quantize=None,
-    representative_data=None,
-    batch_size=1,
-    sparse="auto",
+    model: keras.Model,
+    path: FilePath,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    batch_size: int | None = 1,
+    sparse: bool | str = "auto",
     *,
-    target=None,
-    inputs=None,
-    tolerance=None,
-):
+    target: Target | str | None = None,
+    inputs: Any = None,
+    tolerance: float | None = None,
+) -> ExportReport:
     """Write a Keras model as a `.tflite` file that has run in LiteRT and agrees with Keras.
 
     The model is converted through TensorFlow (in a child process when Keras runs on JAX or

@@ -1,12 +1,15 @@
 """FLOPs of a Keras model, counted at the products it really calls."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import keras
 
 from kprune._keras.layers import is_preprocessing, made_trainable
 from kprune._keras.watching import watched
+from kprune._system.types import FilePath
 from kprune.graphs.inputs import possible_inputs
 from kprune.graphs.load import as_model
 from kprune.graphs.products import PRODUCTS
@@ -43,14 +46,14 @@ class FlopsReport(Printable):
     uncounted: list[str] = field(default_factory=list)
 
     @property
-    def total(self):
+    def total(self) -> int:
         """FLOPs of one run on a batch of `batch_size`."""
         return sum(row.flops for row in self.rows)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return {
             "model": self.model,
@@ -86,7 +89,9 @@ class FlopsReport(Printable):
         )
 
 
-def flops(model, batch_size=1, free_dim=None):
+def flops(
+    model: keras.Model | FilePath, batch_size: int = 1, free_dim: int | None = None
+) -> FlopsReport:
     """Count the floating-point operations of one run of a model.
 
     A multiply-add is 2 FLOPs (papers that give "MACs" or "mult-adds" give half of this). Counted
@@ -135,7 +140,8 @@ def flops(model, batch_size=1, free_dim=None):
     for name, value in (("batch_size", batch_size), ("free_dim", free_dim)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
-    counter, scale = _counted(as_model(model), batch_size, free_dim)
+    model = as_model(model)
+    counter, scale = _counted(model, batch_size, free_dim)
     rows = counter.rows()
     for row in rows:
         row.flops = scale(row.flops)

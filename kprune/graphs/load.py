@@ -19,7 +19,7 @@ def as_model(model):
     """Return `model` itself if it is a built Keras 3 model, or load it if it is a path.
 
     Raises:
-        TypeError: not a Keras 3 model; a tf_keras model is told which door is its.
+        TypeError: not a Keras 3 model; for a tf_keras model the message says what to do.
         ValueError: the model is not built, or the file is no readable `.keras` file.
         FileNotFoundError: there is no such file.
     """

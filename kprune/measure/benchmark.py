@@ -10,15 +10,18 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.children import child, python_flags
+from kprune._system.types import FilePath
 from kprune.formats.onnx.flops import onnx_flops
 from kprune.formats.tflite.flops import tflite_flops
 from kprune.graphs.flops import flops
@@ -74,10 +77,10 @@ class BenchmarkReport(Printable):
     seed: int
     machine: dict
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[FileBenchmark]:
         return iter(self.rows)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return asdict(self)
 
@@ -105,7 +108,7 @@ class BenchmarkReport(Printable):
         size_note = "parameters: of weights of rank 2 or more. FLOPs: zeros count; - if not known."
         return tables.Parts(names, (title, latency, [speed_note]), ("Size", sizes, [size_note]))
 
-    def plot(self, path):
+    def plot(self, path: FilePath) -> None:
         """Draw latency and sizes as bars into a `.png`, `.svg` or `.pdf` file.
 
         Raises:
@@ -126,8 +129,15 @@ class BenchmarkReport(Printable):
 
 
 def benchmark(
-    files, threads=1, batch_size=1, rounds=30, warmup=10, seed=0, free_dim=None, timeout=300.0
-):
+    files: FilePath | Sequence[FilePath],
+    threads: int = 1,
+    batch_size: int = 1,
+    rounds: int = 30,
+    warmup: int = 10,
+    seed: int = 0,
+    free_dim: int | None = None,
+    timeout: float = 300.0,
+) -> BenchmarkReport:
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
     `.keras` runs in Keras (compiled `predict_on_batch`, on the backend in use), `.tflite` in
@@ -167,17 +177,17 @@ def benchmark(
             time, or a file with a fixed batch other than `batch_size`. The message names the file.
         ImportError: a runtime is not installed.
     """
-    files = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
-    _validate(files, threads, batch_size, rounds, warmup, free_dim)
+    paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    _validate(paths, threads, batch_size, rounds, warmup, free_dim)
     check_timeout(timeout)
     order = random.Random(seed)
     with ExitStack() as stack:
         stderr = Console(stderr=True)
         progress = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
         stack.enter_context(progress)
-        task = progress.add_task("Loading", total=len(files) + rounds)
+        task = progress.add_task("Loading", total=len(paths) + rounds)
         runners, rows = [], []
-        for file in files:
+        for file in paths:
             progress.update(task, description=f"Loading {file.name}")
             model = load_keras(file) if file.suffix == ".keras" else None
             config = {
@@ -195,10 +205,10 @@ def benchmark(
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
-        times = [[] for _ in files]
-        medians = [[] for _ in files]
+        times: list[list[float]] = [[] for _ in paths]
+        medians: list[list[float]] = [[] for _ in paths]
         for _ in range(rounds):
-            for i in order.sample(range(len(files)), len(files)):
+            for i in order.sample(range(len(paths)), len(paths)):
                 visit = runners[i].run(1 + runs[i])[1:]
                 times[i] += visit
                 medians[i].append(statistics.median(visit))
@@ -355,7 +365,7 @@ class Runner:
         return self._answer()
 
     def calibrate(self, warmup):
-        """Warm up, and return how many runs a visit shall have."""
+        """Warm up, and return how many runs a visit has."""
         latency = statistics.median(self.run(warmup + 3)[-3:])
         return max(1, min(_MAX_RUNS_A_VISIT, round(_VISIT_SECONDS / latency)))
 

@@ -3,9 +3,12 @@
 import gzip
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 
+from kprune._system.types import FilePath
 from kprune.formats.onnx.constants import onnx_constants
 from kprune.formats.tflite.constants import tflite_weights
 from kprune.graphs.load import load_keras, to_numpy
@@ -30,12 +33,12 @@ class FileSize:
     parameters: int
     nonzeros: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return asdict(self)
 
 
-def size(path, model=None):
+def size(path: FilePath, model: keras.Model | None = None) -> FileSize:
     """Measure a `.keras`, `.tflite` or `.onnx` file.
 
     Example:

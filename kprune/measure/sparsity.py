@@ -1,9 +1,13 @@
 """What is zero in a model, and what pruning would and would not touch."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
+import keras
 import numpy as np
 
+from kprune._system.types import FilePath
 from kprune.graphs.load import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable
@@ -61,19 +65,19 @@ class SparsityReport(Printable):
     pruning: bool = False
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Zeros divided by size over all prunable weights: the figure that pruning sets."""
         return _overall([row for row in self.rows if row.prunable])
 
     @property
-    def model_sparsity(self):
+    def model_sparsity(self) -> float:
         """Zeros divided by size over all weights, biases and statistics included."""
         return _overall(self.rows)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[WeightSparsity]:
         return iter(self.rows)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return {
             "model": self.model,
@@ -122,7 +126,7 @@ def _overall(rows):
     return sum(row.zeros for row in rows) / size if size else 0.0
 
 
-def sparsity(model):
+def sparsity(model: keras.Model | FilePath) -> SparsityReport:
     """Count the zeros in each weight of a model, and say what can be pruned and what not, and why.
 
     Example:

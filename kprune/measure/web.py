@@ -3,14 +3,17 @@
 import os
 import random
 import statistics
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.files import scratch
+from kprune._system.types import FilePath
 from kprune.measure.benchmark import (
     FileBenchmark,
     Runner,
@@ -39,10 +42,10 @@ class WebFile(FileBenchmark):
             outputs differ by more than the tolerance. None if all is well.
     """
 
-    median: float | None
-    p10: float | None
-    p90: float | None
-    speedup: float | None
+    median: float | None  # type: ignore[assignment]
+    p10: float | None  # type: ignore[assignment]
+    p90: float | None  # type: ignore[assignment]
+    speedup: float | None  # type: ignore[assignment]
     difference: float | None = None
     reason: str | None = None
 
@@ -66,15 +69,15 @@ class WebReport(Printable):
     tolerance: float
     machine: dict
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[WebFile]:
         return iter(self.rows)
 
     @property
-    def failures(self):
+    def failures(self) -> list[WebFile]:
         """The rows of files that do not run, or whose outputs differ."""
         return [row for row in self.rows if row.reason]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return asdict(self)
 
@@ -122,16 +125,16 @@ def _verdict(row):
 
 
 def benchmark_web(
-    files,
-    rounds=30,
-    warmup=10,
-    seed=0,
-    batch_size=1,
-    tolerance=1e-3,
-    browser=None,
-    cache=None,
-    timeout=60.0,
-):
+    files: FilePath | Sequence[FilePath],
+    rounds: int = 30,
+    warmup: int = 10,
+    seed: int = 0,
+    batch_size: int = 1,
+    tolerance: float = 1e-3,
+    browser: FilePath | None = None,
+    cache: FilePath | None = None,
+    timeout: float = 60.0,
+) -> WebReport:
     """Run `.tflite` files in LiteRT.js in a headless browser: outputs, and latency side by side.
 
     Each file runs once in LiteRT on this machine's CPU and, with the same input, in LiteRT.js
@@ -174,14 +177,14 @@ def benchmark_web(
             gives the command.
         BrowserError: the browser does not start (an OSError).
     """
-    files = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
-    _validate(files, rounds, warmup, timeout)
+    paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    _validate(paths, rounds, warmup, timeout)
     browser, (_, version) = browsers.find_browser(browser), browsers.find_package(cache)
     stderr = Console(stderr=True)
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        task = progress.add_task("LiteRT", total=len(files) * (rounds + 2))
+        task = progress.add_task("LiteRT", total=len(paths) * (rounds + 2))
         facts, feeds, references = [], [], []
-        for file in files:
+        for file in paths:
             progress.update(task, description=f"LiteRT: {file.name}")
             values, outputs = _reference(file, seed, batch_size, timeout)
             feeds.append(values)
@@ -190,8 +193,8 @@ def benchmark_web(
             progress.advance(task)
         progress.update(task, description="LiteRT.js")
         order = random.Random(seed)
-        orders = [order.sample(range(len(files)), len(files)) for _ in range(rounds)]
-        job = browsers.Job(files, feeds, orders, warmup)
+        orders = [order.sample(range(len(paths)), len(paths)) for _ in range(rounds)]
+        job = browsers.Job(paths, feeds, orders, warmup)
 
         def on_event(event):
             if event["stage"] in ("run", "timed"):

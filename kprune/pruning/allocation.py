@@ -1,10 +1,12 @@
 """How much from each weight: one sparsity for the model, one for each of its weights."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from kprune._system.types import Shape, Tensor
 from kprune.pruning.configurable import Configurable
 from kprune.pruning.exact_count import lowest_pruned, units_to_prune
 
@@ -16,7 +18,9 @@ class Allocation(Configurable):
     looks at the scores.
     """
 
-    def sparsities(self, shapes, sparsity):
+    def sparsities(
+        self, shapes: Sequence[Shape], sparsity: float | Tensor
+    ) -> Sequence[float | Tensor]:
         """Return one sparsity for each weight.
 
         Args:
@@ -25,11 +29,20 @@ class Allocation(Configurable):
         """
         return [sparsity] * len(shapes)
 
-    def total(self, counts, shapes, sparsity):
+    def total(
+        self, counts: Sequence[tuple[int, int]], shapes: Sequence[Shape], sparsity: float
+    ) -> int:
         """Return how many units of all the weights a float `sparsity` prunes, an int."""
         return sum(_count(self, i, counts, shapes, sparsity, ()) for i in range(len(counts)))
 
-    def unit_masks(self, units, counts, shapes, sparsity, exact):
+    def unit_masks(
+        self,
+        units: Sequence[Tensor],
+        counts: Sequence[tuple[int, int]],
+        shapes: Sequence[Shape],
+        sparsity: float | Tensor,
+        exact: Sequence[float],
+    ) -> list[Tensor]:
         """Return the masks of the units of each weight.
 
         Args:
@@ -83,11 +96,20 @@ class Global(Allocation):
     [[[0.0, 0.0], [0.0, 8.0]], [[0.0, 5.0], [6.0, 7.0]]]
     """
 
-    def total(self, counts, shapes, sparsity):
+    def total(
+        self, counts: Sequence[tuple[int, int]], shapes: Sequence[Shape], sparsity: float
+    ) -> int:
         n, most = (sum(column) for column in zip(*counts))
         return _of_all(n, most, sparsity, ())
 
-    def unit_masks(self, units, counts, shapes, sparsity, exact):
+    def unit_masks(
+        self,
+        units: Sequence[Tensor],
+        counts: Sequence[tuple[int, int]],
+        shapes: Sequence[Shape],
+        sparsity: float | Tensor,
+        exact: Sequence[float],
+    ) -> list[Tensor]:
         n, most = (sum(column) for column in zip(*counts))
         units = [_never_empty(scores) for scores in units]
         return lowest_pruned(units, _of_all(n, most, sparsity, exact))
@@ -108,7 +130,9 @@ class ErdosRenyiKernel(Allocation):
     [0.5, 0.75]
     """
 
-    def sparsities(self, shapes, sparsity):
+    def sparsities(
+        self, shapes: Sequence[Shape], sparsity: float | Tensor
+    ) -> Sequence[float | Tensor]:
         sizes = [math.prod(shape) for shape in shapes]
         ratios = [sum(shape) / size for shape, size in zip(shapes, sizes)]
         kept = (1 - sparsity) * sum(sizes)

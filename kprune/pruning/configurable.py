@@ -1,15 +1,17 @@
 """What schedules, criteria, patterns and allocations have in common."""
 
+from typing import Any, Self
+
 
 class Configurable:
     """An object that is told by its constructor's arguments: printed and saved by them."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as a serializable dict."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Make an object from what `get_config` returned."""
         return cls(**config)
 

@@ -1,8 +1,11 @@
 """Which weights matter: scores, one a weight, of which the lowest are pruned."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from kprune._system.types import Tensor
 from kprune.pruning.configurable import Configurable
 
 
@@ -20,7 +23,7 @@ class Criterion(Configurable):
 
     needs_gradient = False
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         """Score a weight.
 
         Args:
@@ -33,7 +36,7 @@ class Criterion(Configurable):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `__call__`.")
 
-    def combine(self, total):
+    def combine(self, total: Tensor) -> Tensor:
         """Turn the sum of the scores of a channel's weights into the channel's score."""
         return total
 
@@ -51,7 +54,7 @@ class Magnitude(Criterion):
     so that `kprune.Pruning(0.5, criterion=kprune.Magnitude())` leaves [[0.5, 0], [0, -1.0]].
     """
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         return ops.abs(weight)
 
 
@@ -75,10 +78,10 @@ class L2Norm(Criterion):
     `kprune.prune_channels(model, flops=0.5, criterion=kprune.L2Norm())` ranks channels by it.
     """
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         return ops.square(weight)
 
-    def combine(self, total):
+    def combine(self, total: Tensor) -> Tensor:
         return ops.sqrt(total)
 
 
@@ -104,7 +107,7 @@ class Taylor(Criterion):
 
     needs_gradient = True
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         return ops.abs(weight * ops.cast(gradient, weight.dtype))
 
 
@@ -130,12 +133,12 @@ class Random(Criterion):
         seed: int.
     """
 
-    def __init__(self, seed=0):
+    def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         scores = keras.random.uniform(ops.shape(weight), seed=self.seed, dtype="float32")
         return ops.where(weight == 0, 0.0, scores + 1e-3)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"seed": self.seed}

@@ -3,13 +3,16 @@
 import numpy as np
 from keras import ops
 
+from kprune._system.types import Axes, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.exact_count import lowest_pruned
-from kprune.pruning.patterns import Unstructured
+from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.schedules import check_sparsity
 
 
-def compute_mask(scores, sparsity, pattern=None, axes=INPUT_OUTPUT):
+def compute_mask(
+    scores: Tensor, sparsity: float, pattern: Pattern | None = None, axes: Axes = INPUT_OUTPUT
+) -> Tensor:
     """Return the mask with `round(sparsity * n)` zeros, those of the lowest scores.
 
     Among equal scores the first in row-major order go. One is always kept.

@@ -7,10 +7,12 @@ integers as well as traced integer tensors.
 
 import math
 import numbers
+from typing import Any, Self
 
 import keras
 from keras import ops
 
+from kprune._system.types import Tensor
 from kprune.pruning.configurable import Configurable
 
 
@@ -34,9 +36,9 @@ class PruningSchedule(Configurable):
 
     begin_step = 0
     end_step = -1
-    final_sparsity = None
+    final_sparsity: float | None = None
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> tuple[bool | Tensor, float | Tensor]:
         """Return `(update, sparsity)` at `step`.
 
         Args:
@@ -47,12 +49,12 @@ class PruningSchedule(Configurable):
         """
         raise NotImplementedError(f"{type(self).__name__} must define `__call__(step)`.")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as a serializable dict, or TFMOT's form of it."""
         raise NotImplementedError(f"{type(self).__name__} must define `get_config()`.")
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Make a schedule from what `get_config` returned, in either form."""
         return cls(**_arguments(config))
 
@@ -84,7 +86,7 @@ class PruningSchedule(Configurable):
         """Raise ValueError unless `sparsity` is in [0, 1)."""
         check_sparsity(sparsity, variable_name)
 
-    def last_update(self, step):
+    def last_update(self, step: int) -> int | None:
         """Return the last step at or before the int `step` at which masks change, or None."""
         for earlier in range(int(step), -1, -1):
             if bool(self(earlier)[0]):
@@ -95,10 +97,16 @@ class PruningSchedule(Configurable):
 class _PeriodicSchedule(PruningSchedule):
     """Updates at `begin_step`, every `frequency` steps after it, and at `end_step`."""
 
-    def __call__(self, step):
+    frequency: int
+    _configured: tuple[str, ...]
+
+    def _sparsity(self, step: int | Tensor) -> float | Tensor:
+        raise NotImplementedError
+
+    def __call__(self, step: int | Tensor) -> tuple[bool | Tensor, float | Tensor]:
         return self._is_update(step), self._sparsity(step)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the class and the constructor's arguments, as TFMOT's schedules do."""
         arguments = {name: getattr(self, name) for name in self._configured}
         return {"class_name": type(self).__name__, "config": arguments}
@@ -107,7 +115,7 @@ class _PeriodicSchedule(PruningSchedule):
         update = self._should_prune_in_step(step, self.begin_step, self.end_step, self.frequency)
         return update if self.end_step == -1 else update | (step == self.end_step)
 
-    def last_update(self, step):
+    def last_update(self, step: int) -> int | None:
         step = int(step)
         if step < self.begin_step:
             return None
@@ -160,8 +168,14 @@ class PolynomialDecay(_PeriodicSchedule):
     )
 
     def __init__(
-        self, initial_sparsity, final_sparsity, begin_step, end_step, power=3, frequency=100
-    ):
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        power: float = 3,
+        frequency: int = 100,
+    ) -> None:
         self.initial_sparsity = check_sparsity(initial_sparsity, "initial_sparsity")
         self.final_sparsity = check_sparsity(final_sparsity, "final_sparsity")
         self.begin_step = _check_int(begin_step, "begin_step", at_least=0)
@@ -205,7 +219,9 @@ class ConstantSparsity(_PeriodicSchedule):
 
     _configured = ("target_sparsity", "begin_step", "end_step", "frequency")
 
-    def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=100):
+    def __init__(
+        self, target_sparsity: float, begin_step: int, end_step: int = -1, frequency: int = 100
+    ) -> None:
         self.target_sparsity = check_sparsity(target_sparsity, "target_sparsity")
         self.begin_step = _check_int(begin_step, "begin_step", at_least=0)
         self.end_step = _check_int(end_step, "end_step", at_least=-1)
@@ -214,7 +230,7 @@ class ConstantSparsity(_PeriodicSchedule):
         self.frequency = _check_int(frequency, "frequency", at_least=1)
 
     @property
-    def final_sparsity(self):
+    def final_sparsity(self) -> float:  # type: ignore[override]
         """The sparsity at the schedule's end."""
         return self.target_sparsity
 

@@ -1,6 +1,8 @@
 """One call of a layer with weights, as its rule sees it, and what rules say of the layer."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -68,7 +70,16 @@ class Call:
         labels: the `Labels` of the graph, to tie and freeze them.
     """
 
-    def __init__(self, record, layer, path, arguments, inputs, outputs, labels):
+    def __init__(
+        self,
+        record: Any,
+        layer: Any,
+        path: Any,
+        arguments: Any,
+        inputs: Any,
+        outputs: Any,
+        labels: Any,
+    ) -> None:
         self.layer, self.inputs, self.labels = layer, inputs, labels
         self.output_shape = outputs[0].shape
         self.output_shapes = [output.shape for output in outputs]
@@ -77,40 +88,40 @@ class Call:
         self._name = f"{type(record.layer).__name__} {record.layer.name!r}"
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """How many axes the layer itself sees of its input: inside TimeDistributed, one less."""
         return len(self.inputs[0].shape) - len(self._path) // 2
 
-    def inner(self, layer, path):
+    def inner(self, layer: Any, path: Any) -> "Call":
         """Return this call for a layer inside this one, whose configuration is at `path`."""
         return Call(
             self._record, layer, self._path + path,
             self._arguments, self.inputs, self._outputs, self.labels,
         )  # fmt: skip
 
-    def argument(self, name, position):
+    def argument(self, name: str, position: int) -> Any:
         """Return the `Tensor` of an argument of the call, or None."""
         return next(iter(self.arguments(name, position)), None)
 
-    def arguments(self, name, position):
+    def arguments(self, name: str, position: int) -> Any:
         """Return the list of `Tensor`s in an argument of the call."""
         args, kwargs = self._arguments.args, self._arguments.kwargs
         value = args[position] if position < len(args) else kwargs.get(name)
         known = {id(t): tensor for t, tensor in zip(self._arguments.keras_tensors, self.inputs)}
         return [known[id(one)] for one in keras.tree.flatten(value) if id(one) in known]
 
-    def channels(self, index=0, axis=-1):
+    def channels(self, index: int = 0, axis: int = -1) -> np.ndarray | None:
         """Return the labels along an axis of an input; None where no channel can go."""
         return self.channels_of(self.inputs[index], axis)
 
-    def channels_of(self, tensor, axis=-1):
+    def channels_of(self, tensor: Any, axis: int = -1) -> np.ndarray | None:
         """Return the labels along an axis of a `Tensor`; freeze those along another one."""
         if tensor.axis is None or tensor.axis == axis:
             return tensor.labels
         self.freeze(tensor.labels, "works along another axis than that of the channels")
         return None
 
-    def new(self, n, entry=None, counted=True):
+    def new(self, n: int, entry: str | None = None, counted: bool = True) -> np.ndarray:
         """Return the labels of `n` channels that the layer makes; the same at every call.
 
         Args:
@@ -126,12 +137,20 @@ class Call:
             self.size(entry, self._record.made[key])
         return self._record.made[key]
 
-    def size(self, entry, labels, function=int):
+    def size(self, entry: str, labels: Any, function: Callable[..., Any] = int) -> None:
         """Say that an entry of the configuration is a function of how many channels stay."""
         path = self._path + (entry if isinstance(entry, tuple) else (entry,))
         self._record.sizes[path] = (labels, function)
 
-    def use(self, variable, makes=(), takes=(), along=(), applications=0, scales=False):
+    def use(
+        self,
+        variable: keras.Variable | None,
+        makes: Any = (),
+        takes: Any = (),
+        along: Any = (),
+        applications: int = 0,
+        scales: bool = False,
+    ) -> None:
         """Say which axes of a variable are channels, each with its labels or None for none.
 
         Args:
@@ -159,7 +178,7 @@ class Call:
         use = Use(variable, axes, frozenset(makes), frozenset(takes), size, applications, scales)
         self._add(id(variable), use)
 
-    def product(self, factors, applications):
+    def product(self, factors: Any, applications: int) -> None:
         """Count a product between activations, without weights.
 
         Args:
@@ -189,7 +208,7 @@ class Call:
         else:
             self.labels.union(known, labels, reason)
 
-    def tie(self, labels, tensor, reason):
+    def tie(self, labels: Any, tensor: Any, reason: str) -> None:
         """Tie labels to those of another input, or freeze them where it has none."""
         other = self.channels_of(tensor)
         if other is None:
@@ -197,26 +216,28 @@ class Call:
         else:
             self.labels.union(labels, other, f"{self._name}: {reason}")
 
-    def freeze(self, labels, reason):
+    def freeze(self, labels: Any, reason: str) -> None:
         """Say that channels must stay, and why."""
         if labels is not None:
             self.labels.freeze(labels, f"{self._name}: {reason}")
 
-    def freeze_inputs(self, reason, besides=()):
+    def freeze_inputs(self, reason: str, besides: Any = ()) -> None:
         """Freeze the channels of all inputs but some."""
         for tensor in self.inputs:
             if not any(tensor is other for other in besides):
                 self.freeze(tensor.labels, reason)
 
-    def inexact(self, labels, reason):
+    def inexact(self, labels: Any, reason: str) -> None:
         """Say that without these channels the layer computes something else, and why."""
         self.labels.mark_inexact(labels, f"{self._name}: {reason}")
 
-    def after(self, labels, function):
+    def after(self, labels: Any, function: Callable[..., Any]) -> None:
         """Have `function(new layer, share of labels that stay)` called after the surgery."""
         self._record.after[self._path, function.__name__] = (labels, function)
 
-    def activation(self, labels, function=None, shape=None):
+    def activation(
+        self, labels: Any, function: Callable[..., Any] | None = None, shape: Any = None
+    ) -> None:
         """Freeze the labels if the layer's activation mixes channels, as a softmax does.
 
         Args:
@@ -248,13 +269,13 @@ class Call:
         except Unsafe as unsafe:
             self.freeze(labels, f"its activation {name}: {unsafe}")
 
-    def output(self, axis=None, labels=None):
+    def output(self, axis: int | None = None, labels: Any = None) -> Any:
         """Return the outputs: the first one with channels along an axis, if given."""
         axis = None if labels is None else axis
         first, *others = self._outputs
         return [first.with_channels(axis, labels), *others]
 
-    def outputs(self, axis, labels):
+    def outputs(self, axis: int | None, labels: Any) -> Any:
         """Return the outputs, each with its labels along `axis`, or None for none."""
         return [
             output.with_channels(None if one is None else axis, one)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from kprune._keras import backend
+from kprune._system.types import Axes, Tensor
 from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import INPUT_OUTPUT, weights_of
 from kprune.pruning.allocation import Global, Uniform
@@ -46,17 +49,19 @@ class Channels(Pattern):
         min_channels: int >= 1, the fewest that any group keeps.
     """
 
-    def __init__(self, round_to=1, min_channels=1):
+    def __init__(self, round_to: int = 1, min_channels: int = 1) -> None:
         check_counts(round_to=round_to, min_channels=min_channels)
         self.round_to, self.min_channels = int(round_to), int(min_channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"round_to": self.round_to, "min_channels": self.min_channels}
 
-    def units(self, scores, axes=INPUT_OUTPUT):
+    def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         raise ValueError(_NEEDS_MODEL)
 
-    def groups(self, group, model, before=()):
+    def groups(
+        self, group: Any, model: keras.Model | None, before: Sequence[Any] = ()
+    ) -> list[Any]:
         """Return one `ChannelMasks` for the channels that the group's layers make.
 
         Channels that several layers make, as of a residual sum, belong to the first setting
@@ -80,8 +85,8 @@ class Channels(Pattern):
             return []
         self._warn_of_floor(found, group.setting)
         used = {id(slot.use.variable) for g in found for slot in g.slots}
-        weights = [w for w in weights_of(model) if id(w.variable) in used]
-        weights = tuple(w for w in weights if w.variable.trainable)
+        living = [w for w in weights_of(model) if id(w.variable) in used]
+        weights = tuple(w for w in living if w.variable.trainable)
         return [ChannelMasks(group.setting, weights, tuple(found))]
 
     def _warn_of_floor(self, groups, setting):

@@ -1,4 +1,4 @@
-"""The channel graph: which channels of which variables stand or fall together."""
+"""The channel graph: which channels of which variables are coupled."""
 
 import keras
 

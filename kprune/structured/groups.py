@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -70,17 +72,17 @@ class ChannelGroup:
     flops: int = 0
 
     @property
-    def producers(self):
+    def producers(self) -> list[str]:
         """Names of the layers that make the channels."""
         return list(dict.fromkeys(s.layer.name for s in self.slots if s.makes))
 
     @property
-    def consumers(self):
+    def consumers(self) -> list[str]:
         """Names of the layers that multiply them with weights."""
         inside = [s.layer.name for s in self.slots if s.use.applications and not s.makes]
         return [name for name in dict.fromkeys(inside) if name not in self.producers]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return what it is as plain data."""
         return {
             "name": self.name,
@@ -208,10 +210,10 @@ class ChannelReport(Printable):
     groups: list
     untouched: list = dataclasses.field(default_factory=list)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         return {
             "model": self.model,

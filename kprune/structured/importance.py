@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from kprune._system.types import Tensor
 from kprune.pruning.criteria import Criterion
 
 _SMALLEST = 1e-12
@@ -24,7 +25,7 @@ class BatchNormScale(Criterion):
     ```
     """
 
-    def __call__(self, weight, gradient=None):
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         return ops.abs(weight)
 
 

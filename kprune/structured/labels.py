@@ -1,4 +1,4 @@
-"""Labels: integers that name channels, and the sets of labels that stand or fall together."""
+"""Labels: integers that name channels, and the sets of labels that are coupled."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Operations whose arguments name a number of channels, made anew for fewer of them."""
+"""Operations whose arguments name a number of channels, rebuilt for fewer of them."""
 
 import keras
 import numpy as np

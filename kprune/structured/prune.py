@@ -3,6 +3,7 @@
 import contextlib
 import numbers
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import weights_of
 from kprune.pruning import selection
-from kprune.pruning.allocation import Global, Uniform
+from kprune.pruning.allocation import Allocation, Global, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.structured.budget import Sizes, check_counts, fit_budget, fit_measured
 from kprune.structured.costs import Cost, calibrate
@@ -21,11 +22,11 @@ from kprune.structured.groups import ChannelReport, find_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.surgery import cut
 
-_NEAR = 0.02  # How far from the budget the outcome may be, without a word.
+_NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
-def channel_groups(model, free_dim=None):
-    """Return which channels of a model stand or fall together, and why some must stay.
+def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelReport:
+    """Return the dependency groups of a model: coupled channels, and why some must stay.
 
     Example:
 
@@ -57,19 +58,19 @@ def channel_groups(model, free_dim=None):
 
 
 def prune_channels(
-    model,
-    flops=None,
-    params=None,
-    channels=None,
-    criterion=None,
-    allocation=None,
-    round_to=8,
-    min_channels=None,
-    layers=None,
-    data=None,
-    loss=None,
-    free_dim=None,
-):
+    model: keras.Model,
+    flops: float | None = None,
+    params: float | None = None,
+    channels: float | None = None,
+    criterion: Criterion | None = None,
+    allocation: Allocation | None = None,
+    round_to: int = 8,
+    min_channels: int | None = None,
+    layers: Any = None,
+    data: Any = None,
+    loss: Any = None,
+    free_dim: int | None = None,
+) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
     Layers lose filters, units, heads; whatever is tied to them by the graph of the model

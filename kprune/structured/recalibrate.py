@@ -1,4 +1,6 @@
-"""Statistics of batch normalizations, measured anew after pruning."""
+"""Statistics of batch normalizations, measured again after pruning."""
+
+from typing import Any
 
 import keras
 import numpy as np
@@ -6,8 +8,10 @@ import numpy as np
 from kprune._keras.layers import flatten_layers
 
 
-def recalibrate_batchnorm(model, data, batch_size=64, batches=None):
-    """Measure the statistics of the model's batch normalizations anew, in place.
+def recalibrate_batchnorm(
+    model: keras.Model, data: Any, batch_size: int = 64, batches: int | None = None
+) -> keras.Model:
+    """Measure the statistics of the model's batch normalizations again, in place.
 
     After channels are removed, means and variances inside the model are others than those
     that batch normalizations have stored, which costs more accuracy than the channels

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ _DENSE = (keras.layers.Dense,)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
-def shrink(model, layers=None):
+def shrink(model: keras.Model, layers: Any = None) -> keras.Model:
     """Return a smaller model that computes the same: without the channels that are empty.
 
     A channel is empty when nothing takes it in with a weight that is not zero, or when it

@@ -79,11 +79,11 @@ class Slimming(InstalledForFit):
 
     mechanism = PENALIZED_SCALES
 
-    def __init__(self, l1=1e-4):
+    def __init__(self, l1: float = 1e-4) -> None:
         super().__init__()
         if isinstance(l1, bool) or not isinstance(l1, int | float) or not l1 > 0:
             raise ValueError(f"`l1` must be a float above 0. Received: l1={l1!r}")
         self.l1 = l1
 
-    def install(self):
+    def install(self) -> None:
         self.mechanism.install(self.model, self.l1)

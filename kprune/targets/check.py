@@ -2,7 +2,11 @@
 
 import dataclasses
 import os
+from typing import Any
 
+import keras
+
+from kprune._system.types import FilePath
 from kprune.formats.onnx.constants import onnx_weights
 from kprune.graphs.load import as_model
 from kprune.report import tables
@@ -10,7 +14,7 @@ from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.from_tflite import read_tflite
 from kprune.targets.rewrites import rewrite
-from kprune.targets.target import NEEDED_PERCENT, get_target
+from kprune.targets.target import NEEDED_PERCENT, Target, get_target
 
 DENSE, FASTER, SMALLER = "dense", "sparse and faster", "sparse and only smaller"
 SLOWER, WRONG, FAILS = "sparse and slower", "computes wrong outputs", "will not run"
@@ -72,11 +76,11 @@ class CheckReport(tables.Printable):
     notes: list[str]
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether the model runs on the target, and computes what it should."""
         return not any(layer.verdict in (WRONG, FAILS) for layer in self.layers)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         return {**dataclasses.asdict(self), "ok": self.ok}
 
@@ -97,7 +101,7 @@ class CheckReport(tables.Printable):
         )
 
 
-def check(model_or_file, target):
+def check(model_or_file: keras.Model | FilePath, target: Target | str) -> CheckReport:
     """Say layer by layer what a target can make of a model's zeros, and what to do.
 
     A Keras model is judged as `export_tflite` would write it, with its rewrites; a `.tflite` file

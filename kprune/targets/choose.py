@@ -1,5 +1,7 @@
 """`for_target`: which layers to prune, and in which pattern, so that a target is faster."""
 
+from typing import Any
+
 import keras
 
 from kprune.formats.tflite.sparsity import BLOCK
@@ -14,7 +16,7 @@ from kprune.targets import xnnpack
 from kprune.targets.channels import ROUND_TO, judge_channels
 from kprune.targets.from_keras import read
 from kprune.targets.rewrites import rewrite
-from kprune.targets.target import NEEDED_PERCENT, get_target
+from kprune.targets.target import NEEDED_PERCENT, Target, get_target
 from kprune.training.wrappers.prune_low_magnitude import PruningPolicy
 from kprune.training.wrappers.pruning_wrapper import PruneLowMagnitude
 
@@ -28,12 +30,12 @@ class TargetLayers(dict):
         channels: names of the layers that lose channels, for `kprune.shrink`.
     """
 
-    def __init__(self, chosen, target, reasons):
+    def __init__(self, chosen: dict[Any, Any], target: str, reasons: dict[str, str]) -> None:
         super().__init__(chosen)
         self.target, self.reasons = target, reasons
 
     @property
-    def channels(self):
+    def channels(self) -> list[str]:
         return [name for name, one in self.items() if isinstance(one["pattern"], Channels)]
 
     def __str__(self):
@@ -62,7 +64,9 @@ _SHRINK = (
 )
 
 
-def for_target(model, target, sparsity=0.85, channels=None):
+def for_target(
+    model: keras.Model, target: Target | str, sparsity: float = 0.85, channels: float | None = None
+) -> TargetLayers:
     """Choose the layers and patterns with which pruning makes a model faster on a target.
 
     Unstructured zeros in the 1x1 convolutions that XNNPACK's sparse path takes (with the rewrites
@@ -225,12 +229,12 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
 
     target = "litert-arm64"
 
-    def allow_pruning(self, layer):
+    def allow_pruning(self, layer: keras.Layer) -> bool:
         """Whether to wrap a layer: 1x1 convolutions."""
         convolution = isinstance(layer, keras.layers.Conv2D)
         return convolution and tuple(layer.kernel_size) == (1, 1)
 
-    def ensure_model_supports_pruning(self, model):
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
         """Raise ValueError unless some 1x1 convolutions of the model would be faster."""
         # What is wrapped already counts as it was.
         model = replace_layers(

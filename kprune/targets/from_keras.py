@@ -256,8 +256,9 @@ def _prelu(reader, layer, inputs, node):
 def _sum(kind):
     def lower(reader, operation, inputs, node):
         constants = [] if len(inputs) > 1 else [_constant(node)]
-        first, *others = [*inputs, *constants]
-        for other in others:
+        terms = [*inputs, *constants]
+        first = terms[0]
+        for other in terms[1:]:
             first = reader.add(operation, kind, [first, other], _shape(node))
         return [first]
 

@@ -1,6 +1,7 @@
 """`prepare`: what must change in a model before it is trained, for a target's sparse kernels."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from kprune.targets.rewrites import (
     padding_before,
     skip_padding,
 )
-from kprune.targets.target import get_target
+from kprune.targets.target import Target, get_target
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -37,7 +38,7 @@ class PrepareReport(tables.Printable):
     outputs: list[OutputDifference]
     samples: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
         return dataclasses.asdict(self)
 
@@ -57,7 +58,9 @@ class PrepareReport(tables.Printable):
         )
 
 
-def prepare(model, target, inputs=None):
+def prepare(
+    model: keras.Model, target: Target | str, inputs: Any = None
+) -> tuple[keras.Model, PrepareReport]:
     """Change a model, before training, so that a target can accelerate it once it is pruned.
 
     XNNPACK's sparse path begins with a 3x3 convolution of stride 2 with padding 1 on each side,
@@ -71,10 +74,11 @@ def prepare(model, target, inputs=None):
     Example:
 
     ```python
-    model = keras.applications.MobileNetV2(weights=None, input_shape=(96, 96, 3), classes=10)
     model, report = kprune.prepare(model, "litert-arm64")
     print(report)
-    model.fit(..., callbacks=[kprune.Pruning(layers=kprune.for_target(model, "litert-arm64"))])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    layers = kprune.for_target(model, "litert-arm64")
+    model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(layers=layers)])
     ```
 
     Args:

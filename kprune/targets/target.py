@@ -5,6 +5,7 @@ Checking, advising, preparing and rewriting read it here.
 
 import dataclasses
 from fractions import Fraction
+from typing import Any
 
 # XNNPACK changes a cluster if *more* than this share of its 1x1 and dense weights is zero.
 NEEDED_SPARSITY = Fraction(2, 3)
@@ -55,23 +56,23 @@ class Target:
     rules: tuple = ()
     fixed_shapes: bool = False
 
-    def rule(self, kernel):
+    def rule(self, kernel: str) -> Any:
         """Return the `Rule` of a kernel; None where the target has none such."""
         return next((rule for rule in self.rules if rule.kernel == kernel), None)
 
     @property
-    def clusters(self):
+    def clusters(self) -> bool:
         """Whether 1x1 convolutions in an XNNPACK cluster have sparse kernels."""
         return self.rule(CLUSTERS) is not None
 
     @property
-    def block_cost(self):
+    def block_cost(self) -> float | None:
         """The time of a dense layer stored in 1x4 blocks, as `Rule.cost`; None without a kernel."""
         rule = self.rule(BLOCKS)
         return rule and rule.cost
 
     @property
-    def blocks_from(self):
+    def blocks_from(self) -> float | None:
         """The sparsity from which blocks are faster than the dense kernel; None for never."""
         rule = self.rule(BLOCKS)
         return rule and rule.more_than
@@ -128,7 +129,7 @@ TARGETS = {
 }
 
 
-def get_target(target):
+def get_target(target: "Target | str") -> Target:
     """Return a `Target` by its name.
 
     Args:

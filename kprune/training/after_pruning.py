@@ -10,7 +10,7 @@ from kprune.training.requests import unmet
 _BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
 
 
-def after_pruning(callback):
+def after_pruning(callback: keras.callbacks.Callback) -> keras.callbacks.Callback:
     """Let a callback that watches a metric count only epochs in which the model is sparse.
 
     The best epoch of a run is often an early one, in which hardly anything is pruned:

@@ -12,7 +12,9 @@ import warnings
 import keras
 
 ZEROS, CLUSTERS = "zeros", "clusters"
-_held = contextvars.ContextVar("kprune_held", default=frozenset())
+_held: contextvars.ContextVar[frozenset] = contextvars.ContextVar(
+    "kprune_held", default=frozenset()
+)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ other optimizer itself (`without`).
 """
 
 import contextlib
+from typing import Any
 
 from kprune._keras import tracking
 
@@ -40,13 +41,13 @@ class SavedAsWrapped:
     """
 
     wrapped_name: str
-    unsaved = ()
+    unsaved: tuple[str, ...] = ()
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Write what the wrapped optimizer would, so that files open without kprune."""
         getattr(self, self.wrapped_name).save_own_variables(store)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Load the wrapped optimizer's state."""
         getattr(self, self.wrapped_name).load_own_variables(store)
 

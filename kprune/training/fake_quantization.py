@@ -1,5 +1,7 @@
 """Fake quantization: the forward pass rounds as the 8-bit file will."""
 
+from typing import Any
+
 import keras
 from keras import ops, tree
 
@@ -30,7 +32,7 @@ _RESCALING = (
 )
 
 
-def fake_quantize(model, activations=True, layers=None):
+def fake_quantize(model: keras.Model, activations: bool = True, layers: Any = None) -> None:
     """Let a built model compute as an int8 file would, until `remove_fake_quantization`.
 
     For training loops of your own, and to `evaluate` a model as if it were in 8 bits.
@@ -56,7 +58,7 @@ def fake_quantize(model, activations=True, layers=None):
     FAKE_QUANTIZATION.install(model, activations, layers)
 
 
-def remove_fake_quantization(model):
+def remove_fake_quantization(model: keras.Model) -> bool:
     """Let a model compute in float again; return whether it did not."""
     patched = _patched(model)
     for layer, name in patched:

@@ -1,5 +1,7 @@
 """Zeros that stay, in any training."""
 
+from typing import Any
+
 from kprune.pruning.plan import Holding
 from kprune.training.installing import InstallsMasks
 
@@ -22,5 +24,5 @@ class HoldZeros(InstallsMasks):
     ```
     """
 
-    def plan(self, run, before):
+    def plan(self, run: Any, before: Any) -> Any:
         return Holding(self.model, before)

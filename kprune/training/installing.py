@@ -1,5 +1,7 @@
 """How `PruningOptimizer`s get into a model for a `fit`, and off it again."""
 
+from typing import Any
+
 import keras
 
 from kprune._keras import backend
@@ -88,13 +90,13 @@ class InstallsMasks(keras.callbacks.Callback):
     The wrappers stay, and hold the zeros in further training. Subclasses say by which plan.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._installed_in = None
         self._waits = False
-        self._runs = {}
+        self._runs: dict = {}
 
-    def plan(self, run, before):
+    def plan(self, run: Any, before: Any) -> Any:
         """Return the `PruningPlan` of one optimizer.
 
         Args:
@@ -103,10 +105,10 @@ class InstallsMasks(keras.callbacks.Callback):
         """
         raise NotImplementedError
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._installed_in = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Not earlier: `BackupAndRestore` and the like restore the model, its optimizer
         # and the epoch in `on_train_begin`.
         if self._installed_in is not self.model:
@@ -117,7 +119,7 @@ class InstallsMasks(keras.callbacks.Callback):
         else:
             self.follow(epoch)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         groups = pruned_groups(self.model)
         if not groups:
             return
@@ -127,7 +129,7 @@ class InstallsMasks(keras.callbacks.Callback):
             logs["sparsity"] = pruned_share(groups)
             logs["model_sparsity"] = sparsity_of(weights_besides_masks(self.model))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._waits:
             self._finish()
 
@@ -150,5 +152,5 @@ class InstallsMasks(keras.callbacks.Callback):
         self._runs[id(new)] = run
         return new
 
-    def follow(self, epoch):
+    def follow(self, epoch: int) -> None:
         """Look at the steps that the last epoch made."""

@@ -6,6 +6,7 @@ the reports ask those that are registered.
 """
 
 import abc
+from typing import Any
 
 import keras
 
@@ -41,7 +42,7 @@ class Mechanism(abc.ABC):
         """Write the zeros of masks into the weights, if they are not in them at every step."""
 
 
-_registered = []
+_registered: list = []
 
 
 def register(mechanism):
@@ -65,19 +66,19 @@ class InstalledForFit(keras.callbacks.Callback):
 
     mechanism: Mechanism
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._installed = False
 
-    def install(self):
+    def install(self) -> None:
         """Install the mechanism into `self.model`."""
         raise NotImplementedError
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.mechanism.remove(self.model)  # What an interrupted `fit` may have left.
         self._installed = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Not earlier: `BackupAndRestore` and the like restore the model in `on_train_begin`.
         self._install_once()
 
@@ -86,5 +87,5 @@ class InstalledForFit(keras.callbacks.Callback):
             self.install()
             self._installed = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.mechanism.remove(self.model)

@@ -1,13 +1,15 @@
 """The one line in `model.fit`."""
 
+from typing import Any
+
 from kprune._keras import backend
 from kprune.graphs.weights import check_model
-from kprune.pruning.allocation import Uniform
-from kprune.pruning.criteria import Magnitude
+from kprune.pruning.allocation import Allocation, Uniform
+from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
-from kprune.pruning.patterns import Unstructured
+from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.plan import DuringFit
-from kprune.pruning.schedules import check_sparsity
+from kprune.pruning.schedules import PruningSchedule, check_sparsity
 from kprune.pruning.window import Window
 from kprune.training.installing import InstallsMasks
 from kprune.training.optimizers import optimizers_in
@@ -79,16 +81,16 @@ class Pruning(InstallsMasks):
 
     def __init__(
         self,
-        sparsity=None,
-        schedule=None,
-        criterion=None,
-        pattern=None,
-        allocation=None,
-        layers=None,
-        begin=0.1,
-        end=0.7,
-        frequency=None,
-    ):
+        sparsity: float | None = None,
+        schedule: PruningSchedule | None = None,
+        criterion: Criterion | None = None,
+        pattern: Pattern | None = None,
+        allocation: Allocation | None = None,
+        layers: Any = None,
+        begin: float = 0.1,
+        end: float = 0.7,
+        frequency: int | None = None,
+    ) -> None:
         super().__init__()
         if sparsity is not None and schedule is not None:
             raise ValueError(
@@ -111,7 +113,7 @@ class Pruning(InstallsMasks):
     def _window(self):
         return Window(self.begin, self.end, self.frequency)
 
-    def plan(self, run, before):
+    def plan(self, run: Any, before: Any) -> Any:
         return DuringFit(
             self.model,
             self.default,
@@ -122,7 +124,7 @@ class Pruning(InstallsMasks):
             check=_check_unwrapped,
         )
 
-    def follow(self, epoch):
+    def follow(self, epoch: int) -> None:
         changed = False
         for optimizer in optimizers_in(self.model):
             run = self._runs.get(id(optimizer))

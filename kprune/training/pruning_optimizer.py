@@ -1,19 +1,22 @@
 """The optimizer that carries the masks: they live and act inside the compiled step."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
 from keras import ops
 
 from kprune._keras import backend, legacy_h5, optimizers, tracking
+from kprune._system.types import Tensor
 from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning import selection
-from kprune.pruning.allocation import Uniform
-from kprune.pruning.criteria import Magnitude
+from kprune.pruning.allocation import Allocation, Uniform
+from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
-from kprune.pruning.patterns import Unstructured
+from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.plan import ByName, Given
-from kprune.pruning.schedules import ConstantSparsity, check_schedule
+from kprune.pruning.schedules import ConstantSparsity, PruningSchedule, check_schedule
 from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
 from kprune.training.requests import remember
@@ -69,17 +72,19 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
 
     wrapped_name = "base_optimizer"
 
+    built: bool  # Keras sets it.
+
     def __init__(
         self,
-        optimizer,
-        schedule=None,
-        criterion=None,
-        pattern=None,
-        allocation=None,
-        layers=None,
-        model=None,
-        name=None,
-    ):
+        optimizer: keras.optimizers.Optimizer,
+        schedule: PruningSchedule | None = None,
+        criterion: Criterion | None = None,
+        pattern: Pattern | None = None,
+        allocation: Allocation | None = None,
+        layers: Any = None,
+        model: keras.Model | None = None,
+        name: str | None = None,
+    ) -> None:
         if isinstance(optimizer, PruningOptimizer):
             raise TypeError(
                 "This optimizer prunes already; wrap its `base_optimizer` instead. "
@@ -102,17 +107,17 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             raise ValueError("Give a `schedule`, or `layers` with one for each.")
         if layers is not None and model is None:
             raise ValueError("`layers` needs `model`, the model whose layers they are.")
-        self.plan = ByName(default)
+        self.plan: Any = ByName(default)
         if model is not None:
             check_model(model)
             self.plan = Given(selection.group(weights_of(model), default, layers, model))
-        self._groups = []
-        self._masks = []
+        self._groups: list = []
+        self._masks: list = []
         self.fit = None  # The history of the `fit` that it was made in.
         self.installation = None
 
     @classmethod
-    def by_plan(cls, optimizer, plan):
+    def by_plan(cls, optimizer: keras.optimizers.Optimizer, plan: Any) -> Self:
         """Wrap `optimizer` to prune by a `PruningPlan`, which is resolved at `build`."""
         wrapped = cls(optimizer, ConstantSparsity(0.0, 0))
         wrapped.schedule = None  # Each group has its own.
@@ -120,7 +125,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         return wrapped
 
     @tracking.untracked
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make the masks of `variables`, and the wrapped optimizer's state."""
         if self.built:
             return
@@ -153,12 +158,12 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             for weight in group.weights:
                 unwatch(weight.variable, ZEROS)
 
-    def withdraw(self):
+    def withdraw(self) -> None:
         """Leave the model that this was installed in as it was, if it is not built yet."""
         if self.installation is not None:
             self.installation.undo()
 
-    def reschedule(self, groups):
+    def reschedule(self, groups: Any) -> None:
         """Go on by other schedules, masks as they are.
 
         Args:
@@ -178,7 +183,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             name=f"{variable.path.replace('/', '_')}_mask",
         )
 
-    def restore_masks(self):
+    def restore_masks(self) -> None:
         """Take the masks up from the weights as they are, at the step that was reached.
 
         See `checkpoints.masks_of`.
@@ -188,7 +193,9 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             kept = masks_of(group, step)
             backend.assign_masked([w.variable for w in group.weights], kept, masks)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
         """Update the weights with the wrapped optimizer, then prune.
 
         Args:
@@ -217,7 +224,12 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
                 self.mask_weights()
             raise
 
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+    def stateless_apply(
+        self,
+        optimizer_variables: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        trainable_variables: Sequence[keras.Variable] | None,
+    ) -> Any:
         """As `apply`, for tensors: `(trainable_variables, optimizer_variables)` of after it."""
         if not self.built:
             raise ValueError(
@@ -305,20 +317,20 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             yield optimizer
             optimizer = getattr(optimizer, "inner_optimizer", None)
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Let the wrapped optimizer set the final values, and mask them."""
         self.base_optimizer.finalize_variable_values(var_list)
         if not any(optimizer.use_ema for optimizer in self._chain()):
             return  # Nothing has changed, and after an error on JAX there are no values to read.
         self.mask_weights()
 
-    def mask_weights(self):
+    def mask_weights(self) -> None:
         """Write the zeros of the masks into the weights."""
         for group, masks in zip(self._groups, self._masks):
             variables = [weight.variable for weight in group.weights]
             backend.assign_masked(variables, [backend.read(m) for m in masks])
 
-    def masks(self):
+    def masks(self) -> Any:
         """Return the masks as a dict from each pruned variable's path to a bool variable."""
         return {
             weight.name: mask
@@ -327,7 +339,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         }
 
     @property
-    def groups(self):
+    def groups(self) -> Any:
         """The `Group`s of weights that this prunes; empty before it is built."""
         return list(self._groups)
 
@@ -335,26 +347,26 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         return [mask for masks in self._masks for mask in masks]
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         return [*self.base_optimizer.variables, *self._mask_variables()]
 
     @property
-    def iterations(self):
+    def iterations(self) -> keras.Variable:
         return self.base_optimizer.iterations
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         return self.base_optimizer.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, learning_rate):
         self.base_optimizer.learning_rate = learning_rate
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Any) -> Tensor:
         """Scale the loss as the wrapped optimizer does."""
         return self.base_optimizer.scale_loss(loss)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Load the wrapped optimizer's state, and take the masks up from the weights."""
         super().load_own_variables(store)
         if self.built:
@@ -366,7 +378,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return getattr(self.base_optimizer, name)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return the serializable arguments; `layers` and `model` are not among them."""
         serialize = keras.saving.serialize_keras_object
         return {
@@ -379,7 +391,9 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """Make an optimizer from what `get_config` returned."""
         config = {
             key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)

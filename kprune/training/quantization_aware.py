@@ -1,5 +1,7 @@
 """Quantization-aware training, in `model.fit`."""
 
+from typing import Any
+
 from kprune.graphs.weights import is_built
 from kprune.training.fake_quantization import FAKE_QUANTIZATION
 from kprune.training.mechanism import InstalledForFit
@@ -51,7 +53,7 @@ class QuantizationAware(InstalledForFit):
 
     mechanism = FAKE_QUANTIZATION
 
-    def __init__(self, activations=True, layers=None):
+    def __init__(self, activations: bool = True, layers: Any = None) -> None:
         super().__init__()
         if not isinstance(activations, bool):
             raise TypeError(
@@ -60,13 +62,13 @@ class QuantizationAware(InstalledForFit):
             )
         self.activations, self.layers = activations, layers
 
-    def install(self):
+    def install(self) -> None:
         self.mechanism.install(self.model, self.activations, self.layers)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if is_built(self.model):
             self._install_once()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # TensorFlow may build a model in its first step; what is not built now never will be.
         self._install_once()

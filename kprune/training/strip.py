@@ -1,5 +1,7 @@
 """Take away all pruning machinery; exact zeros stay."""
 
+import keras
+
 from kprune.graphs.weights import check_model, count_zeros, weights_of
 from kprune.training.at_risk import watch_zeros
 from kprune.training.mechanism import groups_in, mechanisms
@@ -12,7 +14,7 @@ def find_pruning(model):
     return [text for mechanism in mechanisms() for text in mechanism.describe(model)]
 
 
-def strip_pruning(model):
+def strip_pruning(model: keras.Model) -> keras.Model:
     """Return the model as plain Keras: no pruning machinery, exact zeros.
 
     A model pruned with `kprune.Pruning` keeps its identity: its optimizer is unwrapped,

@@ -3,12 +3,14 @@
 import contextlib
 import importlib.util
 import os
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from kprune._keras import backend
+from kprune._system.types import FilePath
 from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from kprune.training.zeros import pruning_optimizers
 
@@ -46,7 +48,9 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         ImportError: tensorboard, or TensorFlow where it is needed, is not installed.
     """
 
-    def __init__(self, log_dir, update_freq="epoch", **kwargs):
+    _summary_module: Any  # Keras sets it.
+
+    def __init__(self, log_dir: FilePath, update_freq: str | int = "epoch", **kwargs: Any) -> None:
         if not isinstance(log_dir, str | os.PathLike) or not str(log_dir):
             raise ValueError(f"`log_dir` must be a path. Received: log_dir={log_dir!r}")
         if not backend.is_tensorflow():
@@ -64,16 +68,16 @@ class PruningSummaries(keras.callbacks.TensorBoard):
         self._metrics_writer = None
 
     @property
-    def summary(self):
+    def summary(self) -> Any:
         if self._summary_module is None and not self._with_tensorflow:
             self._summary_module = _Summary()
         return super().summary
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
         self._log_pruning()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._log_pruning()
         if self._metrics_writer is not None:
             self._metrics_writer.close()

@@ -270,3 +270,10 @@ def test_a_file_that_unpacks_to_much_more_is_refused(tmp_path):
         archive.writestr("config.json", bytes(10**8))
     with pytest.raises(ValueError, match=r"bomb\.keras is damaged: it says to hold 100,000,000"):
         flops(tmp_path / "bomb.keras")
+
+
+def test_a_file_is_counted_as_its_model(tmp_path):
+    model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300)], name="one")
+    model.save(tmp_path / "one.keras")
+    report = kprune.flops(tmp_path / "one.keras")
+    assert (report.model, report.total) == ("one", kprune.flops(model).total)

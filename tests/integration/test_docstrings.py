@@ -60,16 +60,18 @@ def test_the_parts_of_a_setting_have_worked_examples():
     assert parts <= set(INTERACTIVE)
 
 
-def model():
-    """A small network with every layer that the examples name."""
+def model(*middle):
+    """A small network with every layer that the examples name, and those given."""
     made = keras.Sequential(
         [
-            keras.Input((6, 6, 1)),
-            layers.Conv2D(32, 3, use_bias=False, name="conv1"),
+            keras.Input((8, 8, 3)),
+            layers.ZeroPadding2D(1),
+            layers.Conv2D(32, 3, strides=2, use_bias=False, name="conv1"),
             layers.BatchNormalization(),
             layers.ReLU(),
             layers.Conv2D(32, 1, name="conv2"),
             layers.ReLU(),
+            *middle,
             layers.GlobalAveragePooling2D(),
             layers.Dense(32, activation="relu", name="dense"),
             layers.Dense(4, activation="softmax", name="head"),
@@ -82,10 +84,10 @@ def model():
 def surroundings():
     """What the examples take as given."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(48, 6, 6, 1)).astype("float32")
+    x = rng.normal(size=(48, 8, 8, 3)).astype("float32")
     y = rng.integers(0, 4, 48)
     names = {"keras": keras, "kprune": kprune, "np": np, "json": json}
-    names |= {"x": x, "y": y, "x_train": x, "model": model(), "epochs": 1}
+    names |= {"x": x, "y": y, "x_train": x, "x_test": x, "y_test": y, "model": model(), "epochs": 1}
     names |= {
         "batches": [(x[:24], y[:24])],
         "loss_fn": keras.losses.SparseCategoricalCrossentropy(),
@@ -109,6 +111,8 @@ def files_for(name):
 def run(name):
     files_for(name)
     names = surroundings()
+    if name == "for_target":  # With a layer that has no sparse kernel, and can lose channels.
+        names["model"] = model(layers.Conv2D(64, 3, padding="same"), layers.ReLU())
     if name == "strip_clustering":
         names["model"] = kprune.cluster_weights(names["model"], 4)
     for block in BLOCKS[name]:

@@ -2,11 +2,13 @@
 
 import math
 import numbers
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from kprune._system.types import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.matrix import (
     check_rank,
@@ -47,7 +49,7 @@ class Block(Pattern):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, shape, pooling="AVG"):
+    def __init__(self, shape: tuple[int, int], pooling: str = "AVG") -> None:
         if (
             not isinstance(shape, (tuple, list))
             or len(shape) != 2
@@ -62,7 +64,7 @@ class Block(Pattern):
         self.shape = (int(shape[0]), int(shape[1]))
         self.pooling = pooling
 
-    def units(self, scores, axes=INPUT_OUTPUT):
+    def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         scores = to_matrix(scores, axes)
         *lead, rows, columns = scores.shape
         r, c = self.shape
@@ -76,18 +78,18 @@ class Block(Pattern):
         sizes = np.outer(edge_sizes(rows, r), edge_sizes(columns, c))
         return ops.sum(scores, axis=(-3, -1)) / ops.convert_to_tensor(sizes, scores.dtype)
 
-    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+    def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         rows, columns = matrix_shape(shape, axes)[-2:]
         mask = ops.repeat(ops.repeat(unit_mask, self.shape[0], axis=-2), self.shape[1], axis=-1)
         return from_matrix(mask[..., :rows, :columns], axes)
 
-    def count(self, shape, axes=INPUT_OUTPUT):
+    def count(self, shape: Shape, axes: Axes = INPUT_OUTPUT) -> tuple[int, int]:
         *lead, rows, columns = matrix_shape(shape, axes)
         n = math.prod(lead) * -(-rows // self.shape[0]) * -(-columns // self.shape[1])
         return n, n - 1
 
-    def check(self, shape, axes, name):
+    def check(self, shape: Shape, axes: Axes, name: str) -> None:
         check_rank(self, shape, name)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"shape": self.shape, "pooling": self.pooling}

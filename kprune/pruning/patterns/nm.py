@@ -2,10 +2,12 @@
 
 import math
 import numbers
+from typing import Any
 
 import keras
 from keras import ops
 
+from kprune._system.types import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.matrix import (
     check_rank,
@@ -47,7 +49,7 @@ class NM(Pattern):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, n, m):
+    def __init__(self, n: int, m: int) -> None:
         if not all(isinstance(x, numbers.Integral) for x in (n, m)) or not 1 <= n < m:
             raise ValueError(
                 "`NM(n, m)` keeps n of every m: integers with 1 <= n < m, such as NM(2, 4). "
@@ -56,7 +58,7 @@ class NM(Pattern):
         self.n = int(n)
         self.m = int(m)
 
-    def units(self, scores, axes=INPUT_OUTPUT):
+    def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         scores = to_matrix(scores, axes)
         *lead, rows, columns = scores.shape
         groups = -(-rows // self.m)
@@ -79,19 +81,19 @@ class NM(Pattern):
         infinity = ops.full((), float("inf"), dtype=scores.dtype)
         return ops.where(lowest[..., :rows, :], scores, infinity)
 
-    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+    def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         return from_matrix(unit_mask, axes)
 
-    def count(self, shape, axes=INPUT_OUTPUT):
+    def count(self, shape: Shape, axes: Axes = INPUT_OUTPUT) -> tuple[int, int]:
         *lead, rows, columns = matrix_shape(shape, axes)
         most = sum(max(size - self.n, 0) for size in edge_sizes(rows, self.m))
         # It never reaches them all, as each group keeps n.
         return math.prod(shape), math.prod(lead) * columns * most
 
-    def check(self, shape, axes, name):
+    def check(self, shape: Shape, axes: Axes, name: str) -> None:
         check_rank(self, shape, name)
 
-    def check_sparsity(self, sparsity):
+    def check_sparsity(self, sparsity: float) -> None:
         """Raise `ValueError` for a sparsity that the pattern cannot have."""
         if sparsity > 1 - self.n / self.m + 1e-9:
             raise ValueError(
@@ -99,5 +101,5 @@ class NM(Pattern):
                 f"{1 - self.n / self.m:g}. Received: sparsity={sparsity:g}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"n": self.n, "m": self.m}

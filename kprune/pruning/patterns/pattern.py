@@ -1,5 +1,11 @@
 """What a sparsity pattern is."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kprune._system.types import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.configurable import Configurable
 
@@ -7,15 +13,15 @@ from kprune.pruning.configurable import Configurable
 class Pattern(Configurable):
     """Base class of the patterns; use `Unstructured`, `Block` or `NM`."""
 
-    def units(self, scores, axes=INPUT_OUTPUT):
+    def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         """Return the scores of the units, a float tensor of any shape."""
         raise NotImplementedError
 
-    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+    def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         """Return the mask of a weight of `shape` from the mask of its units."""
         raise NotImplementedError
 
-    def count(self, shape, axes=INPUT_OUTPUT):
+    def count(self, shape: Shape, axes: Axes = INPUT_OUTPUT) -> tuple[int, int]:
         """Return `(n, most)`: a sparsity s prunes round(s * n) units, `most` at the most.
 
         One unit always stays: a kernel without any weight would cut what it feeds off from
@@ -23,10 +29,12 @@ class Pattern(Configurable):
         """
         raise NotImplementedError
 
-    def check(self, shape, axes, name):
+    def check(self, shape: Shape, axes: Axes, name: str) -> None:
         """Raise `ValueError` if a weight of this shape cannot have the pattern."""
 
-    def groups(self, group, model, before=()):
+    def groups(
+        self, group: Any, model: keras.Model | None, before: Sequence[Any] = ()
+    ) -> list[Any]:
         """Return the `selection.Group`s that prune a group's weights with this pattern.
 
         Args:

@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from kprune._system.types import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.pattern import Pattern
 
@@ -20,12 +21,12 @@ class Unstructured(Pattern):
     [[0, 1], [1, 0]]
     """
 
-    def units(self, scores, axes=INPUT_OUTPUT):
+    def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         return scores
 
-    def expand(self, unit_mask, shape, axes=INPUT_OUTPUT):
+    def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         return unit_mask
 
-    def count(self, shape, axes=INPUT_OUTPUT):
+    def count(self, shape: Shape, axes: Axes = INPUT_OUTPUT) -> tuple[int, int]:
         n = math.prod(shape)
         return n, n - 1

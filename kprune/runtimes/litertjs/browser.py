@@ -143,7 +143,7 @@ def _install(cache):
 
 @dataclass
 class Job:
-    """What the page shall do.
+    """What the page should do.
 
     Attributes:
         paths: the `.tflite` files.
@@ -182,7 +182,7 @@ def run(job, browser=None, cache=None, timeout=60.0, on_event=lambda event: None
     """Do a job in LiteRT.js and return an `Outcome` for each file.
 
     A file that crashes the page, or keeps it silent for `timeout` seconds, is left out and the
-    others are run anew.
+    others are run again.
 
     Args:
         job: a `Job`.

@@ -5,12 +5,15 @@ layer makes, says which axes of its variables they are and which entries of its 
 count them, and returns the channels of the output.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
-_RULES = {}
+_RULES: dict[type, Callable[..., Any]] = {}
 
 
-def register_channel_rule(*kinds):
+def register_channel_rule(*kinds: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Say how channels go through a layer class, so that models with such layers can be cut.
 
     Example:

@@ -35,7 +35,7 @@ class ClusteredOptimizers(Mechanism):
 CLUSTERED_OPTIMIZERS = register(ClusteredOptimizers())
 
 
-def remove_clustering(model):
+def remove_clustering(model: keras.Model) -> bool:
     """Let the weights of a model be trained one by one again; return whether they were not."""
     for weight in weights_of(model):
         unwatch(weight.variable, CLUSTERS)

@@ -2,7 +2,9 @@
 
 import numbers
 import warnings
+from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -71,12 +73,12 @@ class WeightClustering(InstalledForFit):
 
     mechanism = CLUSTERED_OPTIMIZERS
 
-    def __init__(self, clusters=16, layers=None):
+    def __init__(self, clusters: int = 16, layers: Any = None) -> None:
         super().__init__()
         check_clusters(clusters, layers)
         self.clusters, self.layers = clusters, layers
 
-    def install(self):
+    def install(self) -> None:
         model = self.model
         _check_pruned(model)
         codebooks = _codebooks(model, self.clusters, self.layers)
@@ -86,7 +88,7 @@ class WeightClustering(InstalledForFit):
             codebook.variable.assign(codebook.on_grid())
         self.mechanism.install(model, codebooks)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         _check_pruned(self.model)  # `Pruning` may have come after this callback.
         asked = [weight for weight, _ in chosen(self.model, self.clusters, self.layers)]
         late = [weight.name for weight in asked if id(weight.variable) not in self._clustered]
@@ -97,7 +99,7 @@ class WeightClustering(InstalledForFit):
             )
         check_finite(asked)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
         model = self.model
         # Averages of an optimizer with `use_ema`, which are not clustered, may be in it.
@@ -111,7 +113,7 @@ class WeightClustering(InstalledForFit):
         )
 
 
-def cluster_once(model, clusters=16, layers=None):
+def cluster_once(model: keras.Model, clusters: int = 16, layers: Any = None) -> Any:
     """Cluster the weights of a model once, without training.
 
     Weights that are clustered already, by as many clusters or fewer, keep their values, but for the

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 
@@ -19,13 +20,13 @@ from kprune.training.wrappers.pruning_wrapper import weights_are_known
 
 
 def cluster_weights(
-    to_cluster,
-    number_of_clusters,
-    cluster_centroids_init=CentroidInitialization.KMEANS_PLUS_PLUS,
-    preserve_sparsity=False,
-    cluster_per_channel=False,
-    **kwargs,
-):
+    to_cluster: Any,
+    number_of_clusters: int,
+    cluster_centroids_init: CentroidInitialization | str = CentroidInitialization.KMEANS_PLUS_PLUS,
+    preserve_sparsity: bool = False,
+    cluster_per_channel: bool = False,
+    **kwargs: Any,
+) -> Any:
     """Wrap a layer, or the layers of a model, so that their kernels are clustered in training.
 
     In a model or a list, every layer with a kernel is wrapped, and all others are left as they
@@ -86,7 +87,7 @@ def cluster_weights(
     )
 
 
-def strip_clustering(model):
+def strip_clustering(model: keras.Model) -> keras.Model:
     """Return a model without `ClusterWeights`, with the centroids' values in its kernels.
 
     A model that has none comes back as it is. To store its weights as 8-bit codes
@@ -144,7 +145,7 @@ class ClusteringWrappers(Mechanism):
 CLUSTERING_WRAPPERS = register(ClusteringWrappers())
 
 
-def cluster_scope():
+def cluster_scope() -> Any:
     """Return a scope to load wrapped models in.
 
     TFMOT's name: Keras 3 finds the classes of kprune by itself once kprune is imported.

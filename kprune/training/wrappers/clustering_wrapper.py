@@ -2,6 +2,7 @@
 
 import abc
 import enum
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras import ops
 from kprune._keras import backend
 from kprune._keras.layers import flatten_layers
 from kprune._keras.wrapper import ReplacingWrapper
+from kprune._system.types import Tensor
 from kprune.graphs.weights import weights_of
 from kprune.training.clustering.assignment import nearest, sums
 from kprune.training.clustering.centroids import CentroidInitialization, initial_centroids
@@ -47,7 +49,7 @@ class ClusterableLayer(abc.ABC):
     """
 
     @abc.abstractmethod
-    def get_clusterable_weights(self):
+    def get_clusterable_weights(self) -> list[tuple[str, keras.Variable]]:
         """Return a list of `(name, keras.Variable)`; the layer is built."""
         raise NotImplementedError
 
@@ -83,14 +85,15 @@ class ClusterWeights(ReplacingWrapper):
 
     def __init__(
         self,
-        layer,
-        number_of_clusters,
-        cluster_centroids_init=CentroidInitialization.KMEANS_PLUS_PLUS,
-        preserve_sparsity=False,
-        cluster_per_channel=False,
-        cluster_gradient_aggregation=GradientAggregation.SUM,
-        **kwargs,
-    ):
+        layer: keras.Layer,
+        number_of_clusters: int,
+        cluster_centroids_init: CentroidInitialization
+        | str = CentroidInitialization.KMEANS_PLUS_PLUS,
+        preserve_sparsity: bool = False,
+        cluster_per_channel: bool = False,
+        cluster_gradient_aggregation: GradientAggregation | str = GradientAggregation.SUM,
+        **kwargs: Any,
+    ) -> None:
         self.cluster_centroids_init = check_arguments(
             number_of_clusters, cluster_centroids_init, preserve_sparsity
         )
@@ -102,10 +105,10 @@ class ClusterWeights(ReplacingWrapper):
         self.preserve_sparsity = bool(preserve_sparsity)
         self.cluster_per_channel = bool(cluster_per_channel) and has_channels(layer)
         self.cluster_gradient_aggregation = GradientAggregation(cluster_gradient_aggregation)
-        self._kernels = []
+        self._kernels: list[_Kernel] = []
         self._has_clusters = False
 
-    def build(self, *args, **kwargs):
+    def build(self, *args: Any, **kwargs: Any) -> None:
         """Build the wrapped layer, if it is not, and the centroids of its kernels."""
         if self._has_clusters:
             return
@@ -117,19 +120,19 @@ class ClusterWeights(ReplacingWrapper):
         ]
         self._has_clusters = True
 
-    def replaced_values(self):
+    def replaced_values(self) -> tuple[list[keras.Variable], list[Tensor]]:
         """Return the kernels, and their clustered values."""
         return (
             [kernel.variable for kernel in self._kernels],
             [kernel.clustered() for kernel in self._kernels],
         )
 
-    def write_clusters(self):
+    def write_clusters(self) -> None:
         """Write the centroids' values into the kernels themselves."""
         for kernel in self._kernels:
             kernel.variable.assign(kernel.clustered())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return all arguments, serializable."""
         return {
             **super().get_config(),
@@ -141,7 +144,9 @@ class ClusterWeights(ReplacingWrapper):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """Make a wrapper from what `get_config` returned."""
         layer = keras.saving.deserialize_keras_object(
             config["layer"], custom_objects=custom_objects

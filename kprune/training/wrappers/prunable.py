@@ -37,7 +37,7 @@ class PrunableLayer(abc.ABC):
     """
 
     @abc.abstractmethod
-    def get_prunable_weights(self):
+    def get_prunable_weights(self) -> list[keras.Variable]:
         """Return the variables to prune, a list of `keras.Variable`; the layer is built."""
         raise NotImplementedError
 

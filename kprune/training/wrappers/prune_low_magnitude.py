@@ -2,11 +2,14 @@
 
 import abc
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 from kprune._keras.opening_h5 import h5_scope
 from kprune.graphs.replace import replace_layers
+from kprune.pruning.schedules import PruningSchedule
 from kprune.training.mechanism import Mechanism, register
 from kprune.training.wrappers.prunable import prunable_weights, weights_are_known
 from kprune.training.wrappers.pruning_wrapper import (
@@ -47,23 +50,23 @@ class PruningPolicy(abc.ABC):
     """
 
     @abc.abstractmethod
-    def allow_pruning(self, layer):
+    def allow_pruning(self, layer: keras.Layer) -> bool:
         """Return whether to wrap a layer of a list or model."""
 
     @abc.abstractmethod
-    def ensure_model_supports_pruning(self, model):
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
         """Raise ValueError if a model, as a whole, is not to be pruned."""
 
 
 def prune_low_magnitude(
-    to_prune,
-    pruning_schedule=DEFAULT_SCHEDULE,
-    block_size=(1, 1),
-    block_pooling_type="AVG",
-    pruning_policy=None,
-    sparsity_m_by_n=None,
-    **kwargs,
-):
+    to_prune: Any,
+    pruning_schedule: PruningSchedule = DEFAULT_SCHEDULE,
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: str = "AVG",
+    pruning_policy: PruningPolicy | None = None,
+    sparsity_m_by_n: tuple[int, int] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Wrap a layer, or the layers of a model, so that they are pruned in training.
 
     In a model or a list, every layer with a kernel is wrapped, and all others are left as
@@ -75,7 +78,7 @@ def prune_low_magnitude(
     Example:
 
     ```python
-    schedule = kprune.PolynomialDecay(0.0, 0.9, begin_step=100, end_step=1000)
+    schedule = kprune.PolynomialDecay(0.5, 0.9, begin_step=0, end_step=1000)
     model = kprune.prune_low_magnitude(model, pruning_schedule=schedule)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=10, callbacks=[kprune.UpdatePruningStep()])
@@ -101,7 +104,7 @@ def prune_low_magnitude(
             prune; a model that cannot be changed. The model is left as it was.
         TypeError: an argument of the wrong kind.
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "pruning_schedule": pruning_schedule,
         "block_size": block_size,
         "block_pooling_type": block_pooling_type,
@@ -126,7 +129,7 @@ def prune_low_magnitude(
 
 
 @contextlib.contextmanager
-def prune_scope():
+def prune_scope() -> Iterator[None]:
     """A scope to load wrapped models in, also `.h5` files that TFMOT wrote with Keras 2.
 
     What kprune has saved opens without it, once kprune is imported. Of a file of TFMOT's,

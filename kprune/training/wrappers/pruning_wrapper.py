@@ -1,6 +1,7 @@
 """A layer that prunes the layer it wraps: TFMOT's, on Keras 3."""
 
 import warnings
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -13,13 +14,19 @@ from kprune._keras.layers import (
 from kprune._keras.opening_h5 import to_keras_3
 from kprune._keras.scope import first_call_of_step
 from kprune._keras.wrapper import ReplacingWrapper
+from kprune._system.types import Tensor
 from kprune.graphs.weights import (
     check_model,
     weights_of,
 )
 from kprune.pruning.groups import Group, Setting
 from kprune.pruning.patterns import NM, Block, Unstructured
-from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, check_schedule
+from kprune.pruning.schedules import (
+    ConstantSparsity,
+    PolynomialDecay,
+    PruningSchedule,
+    check_schedule,
+)
 from kprune.training.requests import remember
 from kprune.training.wrappers.prunable import (
     is_depthwise,
@@ -44,7 +51,7 @@ class PruneLowMagnitude(ReplacingWrapper):
     In the forward pass the layer works with zeros where the masks say so, and gradients
     do not reach what is masked. At each forward pass with `training=True` the step goes
     up by one, before the layer is called, and where the schedule says so the masks are
-    computed anew from the masked weights; a layer that is used several times in a model
+    computed again from the masked weights; a layer that is used several times in a model
     counts once. All of it happens inside the compiled training step. Masks and step are
     weights of the wrapper: they are saved with the model, and training goes on from them.
     A layer with nothing to prune (an activation, Flatten, BatchNormalization) can be
@@ -87,13 +94,13 @@ class PruneLowMagnitude(ReplacingWrapper):
 
     def __init__(
         self,
-        layer,
-        pruning_schedule=DEFAULT_SCHEDULE,
-        block_size=(1, 1),
-        block_pooling_type="AVG",
-        sparsity_m_by_n=None,
-        **kwargs,
-    ):
+        layer: keras.Layer,
+        pruning_schedule: PruningSchedule = DEFAULT_SCHEDULE,
+        block_size: tuple[int, int] = (1, 1),
+        block_pooling_type: str = "AVG",
+        sparsity_m_by_n: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         _check_layer(layer)
         kwargs.setdefault("name", f"prune_low_magnitude_{layer.name}")
         super().__init__(layer, **kwargs)
@@ -106,13 +113,13 @@ class PruneLowMagnitude(ReplacingWrapper):
         self.pruning_schedule = check_schedule(pruning_schedule)
         self._setting = Setting(pruning_schedule, None, pattern=pattern)
         _warn_if_above(pattern, pruning_schedule)
-        self._group = None
+        self._group: Any = None  # A `Group`, once it is built.
         self.may_be_empty = False
         self._prunes_depthwise = True
         if not hasattr(layer, "get_prunable_weights"):  # TFMOT's wrapper adds it, too.
             layer.get_prunable_weights = _PrunableWeights(layer)
 
-    def build(self, *args, **kwargs):
+    def build(self, *args: Any, **kwargs: Any) -> None:
         """Build the wrapped layer, if it is not, and the masks of its kernels."""
         if self._group is not None:
             return
@@ -153,7 +160,7 @@ class PruneLowMagnitude(ReplacingWrapper):
             self._advance()
         return super()._call(*args, **kwargs)
 
-    def replaced_values(self):
+    def replaced_values(self) -> tuple[list[keras.Variable], list[Tensor]]:
         """Return the pruned weights, and their values with the masks applied."""
         return [weight.variable for weight in self._group.weights], self._masked_values()
 
@@ -164,7 +171,7 @@ class PruneLowMagnitude(ReplacingWrapper):
         ]
 
     def _advance(self):
-        """Make a step: compute the masks anew where the schedule says so."""
+        """Make a step: compute new masks where the schedule says so."""
         step = ops.maximum(ops.convert_to_tensor(self.pruning_step), 0) + 1
         update, sparsity = self.pruning_schedule(step)
         # An update at step 0 is made at the first step there is.
@@ -194,19 +201,19 @@ class PruneLowMagnitude(ReplacingWrapper):
         lowest = ops.min(ops.where(mask, scores, float("inf")))
         return ops.where(ops.isfinite(lowest), lowest, 0.0)
 
-    def mask_weights(self):
+    def mask_weights(self) -> None:
         """Write the zeros of the masks into the weights themselves."""
         if self._group is not None:
             for weight, value in zip(self._group.weights, self._masked_values()):
                 weight.variable.assign(value)
 
     @property
-    def groups(self):
+    def groups(self) -> list[Any]:
         """List of the `Group` of weights that it prunes; empty before it is built."""
         return [] if self._group is None else [self._group]
 
     @property
-    def pruning_vars(self):
+    def pruning_vars(self) -> list[tuple[keras.Variable, keras.Variable, keras.Variable]]:
         """List of (weight, mask, threshold), variables all; empty before it is built."""
         if self._group is None:
             return []
@@ -214,26 +221,26 @@ class PruneLowMagnitude(ReplacingWrapper):
         return list(zip(variables, self._masks, self._thresholds))
 
     @property
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """The wrapped layer's variables, then masks, thresholds and step: TFMOT's order."""
         return [*self.layer.variables, *made_not_trainable(self)]
 
     @property
-    def weights(self):
+    def weights(self) -> list[keras.Variable]:
         """As `variables`, without the state of random numbers."""
         return [*self.layer.weights, *made_not_trainable(self)]
 
-    def release(self):
+    def release(self) -> keras.Layer:
         """Take from the wrapped layer what the wrapper has added to it."""
         if isinstance(getattr(self.layer, "get_prunable_weights", None), _PrunableWeights):
             del self.layer.get_prunable_weights
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Save masks and step; the wrapped layer, saved after it, has exact zeros."""
         self.mask_weights()
         super().save_own_variables(store)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Return all arguments, serializable."""
         config = {
             **super().get_config(),
@@ -247,7 +254,9 @@ class PruneLowMagnitude(ReplacingWrapper):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """Make a wrapper from what `get_config` returned, here or in TFMOT."""
         config = dict(config)
         config["layer"] = to_keras_3(config["layer"])

@@ -1,5 +1,7 @@
 """The callback of models with wrapped layers: TFMOT's, on Keras 3."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -40,20 +42,20 @@ class UpdatePruningStep(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._steps_before = None
         self._waits = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._steps_before = _steps(self.model)
         self._waits = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not self._waits:
             self._waits = run_last(self.model, self._finish)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._steps_before is None:
             return
         steps, before = _steps(self.model), self._steps_before
@@ -66,13 +68,13 @@ class UpdatePruningStep(keras.callbacks.Callback):
                 "layer: `self.dense(x, training=training)`."
             )
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._mask_weights()
 
-    def on_epoch_end(self, batch, logs=None):
+    def on_epoch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self._mask_weights()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         # Once more, after moving averages took the place of the weights.
         self._mask_weights()
         if not self._waits:

@@ -1,0 +1,10 @@
+"""Names for the types that recur in signatures."""
+
+import os
+from typing import Any
+
+# Of the backend in use, or an array. Backends share no class, and Keras declares none.
+Tensor = Any
+Shape = tuple[int, ...]
+Axes = tuple[int, int]
+FilePath = str | os.PathLike[str]
