@@ -275,5 +275,5 @@ def test_a_file_that_unpacks_to_much_more_is_refused(tmp_path):
 def test_a_file_is_counted_as_its_model(tmp_path):
     model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(300)], name="one")
     model.save(tmp_path / "one.keras")
-    report = kprune.flops(tmp_path / "one.keras")
-    assert (report.model, report.total) == ("one", kprune.flops(model).total)
+    report = flops(tmp_path / "one.keras")
+    assert (report.model, report.total) == ("one", flops(model).total)
