@@ -10,7 +10,7 @@ import keras
 
 from kprune._system import files
 from kprune._system.packages import require_packages
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.export import checks
 from kprune.export.pipeline import INTEGER_ONLY
 from kprune.export.report import ExportReport

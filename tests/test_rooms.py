@@ -1,6 +1,7 @@
 """Imports go one way: a room imports only from those below it."""
 
 import ast
+import sys
 import re
 from pathlib import Path
 
@@ -83,3 +84,9 @@ def test_the_page_of_the_architecture_has_every_room():
     assert [name.removesuffix(".py") for name in named] == ["__init__", *reversed(ROOMS)]
     for path in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
         assert (PACKAGE / path).exists() or (PACKAGE.parent / path).exists(), path
+
+
+def test_no_module_hides_one_of_python():
+    """Programs here are run by their path, and then find their neighbours first."""
+    hiding = [path.name for path in PACKAGE.rglob("*.py") if path.stem in sys.stdlib_module_names]
+    assert not hiding

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from kprune._keras.scope import ReplacedValues
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 
 
 class ReplacingWrapper(keras.layers.Wrapper):

@@ -7,7 +7,7 @@ import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.export import onnx_int8, transport
 from kprune.export.pipeline import Format, export
 from kprune.export.report import ExportReport

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kprune._system.errors import ExportError
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.export import sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Format, export
 from kprune.export.report import ExportReport

@@ -9,7 +9,7 @@ import keras
 
 from kprune._keras.layers import is_preprocessing, made_trainable
 from kprune._keras.watching import watched
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.graphs.inputs import possible_inputs
 from kprune.graphs.load import as_model
 from kprune.graphs.products import PRODUCTS

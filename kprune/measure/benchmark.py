@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.children import child, python_flags
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.formats.onnx.flops import onnx_flops
 from kprune.formats.tflite.flops import tflite_flops
 from kprune.graphs.flops import flops

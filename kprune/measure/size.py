@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.formats.onnx.constants import onnx_constants
 from kprune.formats.tflite.constants import tflite_weights
 from kprune.graphs.load import load_keras, to_numpy

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.graphs.load import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.files import scratch
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.measure.benchmark import (
     FileBenchmark,
     Runner,

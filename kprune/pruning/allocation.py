@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kprune._system.types import Shape, Tensor
+from kprune._system.type_aliases import Shape, Tensor
 from kprune.pruning.configurable import Configurable
 from kprune.pruning.exact_count import lowest_pruned, units_to_prune
 

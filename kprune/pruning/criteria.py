@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 from kprune.pruning.configurable import Configurable
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kprune._system.types import Axes, Tensor
+from kprune._system.type_aliases import Axes, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.exact_count import lowest_pruned
 from kprune.pruning.patterns import Pattern, Unstructured

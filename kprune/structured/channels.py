@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kprune._keras import backend
-from kprune._system.types import Axes, Tensor
+from kprune._system.type_aliases import Axes, Tensor
 from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import INPUT_OUTPUT, weights_of
 from kprune.pruning.allocation import Global, Uniform

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 from kprune.pruning.criteria import Criterion
 
 _SMALLEST = 1e-12

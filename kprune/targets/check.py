@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.formats.onnx.constants import onnx_weights
 from kprune.graphs.load import as_model
 from kprune.report import tables

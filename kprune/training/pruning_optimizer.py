@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kprune._keras import backend, legacy_h5, optimizers, tracking
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Allocation, Uniform

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kprune._keras import backend
-from kprune._system.types import FilePath
+from kprune._system.type_aliases import FilePath
 from kprune.training.wrappers.pruning_wrapper import wrappers_in
 from kprune.training.zeros import pruning_optimizers
 

@@ -11,7 +11,7 @@ from kprune.formats.tflite.constants import tflite_constants
 from kprune.graphs.sample_data import generate
 from kprune.graphs.signature import describe
 from kprune.graphs.weights import sparsity_of, weights_of
-from kprune.training import quantization_aware
+from kprune.training import fake_quantization
 from tests.helpers.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand, run_tflite
 from tests.helpers.zoo import ZOO
 
@@ -186,9 +186,9 @@ def test_quantization_aware_training_rounds_kernels_as_the_file_does(kind, tmp_p
     found = [weight for weight in weights_of(model) if weight.is_kernel]
     assert found
     for weight in found:
-        value, channels = weight.variable.value, quantization_aware._channels(weight)
-        by_channel = quantization_aware.round_weight(value, channels)
-        rounded = (by_channel if channels else quantization_aware.round_activation(value)).numpy()
+        value, channels = weight.variable.value, fake_quantization._channels(weight)
+        by_channel = fake_quantization.round_weight(value, channels)
+        rounded = (by_channel if channels else fake_quantization.round_activation(value)).numpy()
         of_size = [c.values for c in constants if c.values.size == rounded.size]
         distances = [np.abs(in_order(each) - in_order(rounded)).max() for each in of_size]
         assert min(distances) < 1e-5, weight.name

@@ -245,10 +245,10 @@ def test_a_file_that_does_not_load_is_not_kept(format, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline.transport, "convert", truncated)
     if format == "onnx":
-        monkeypatch.setattr("kprune.export.onnx.OnnxRuntime.inspect", lambda *args: [])
+        monkeypatch.setattr("kprune.export.onnx.ONNX.inspect", lambda *args: [])
         monkeypatch.setattr(pipeline.transport, "convert", lambda *args: b"not a model")
     else:
-        monkeypatch.setattr("kprune.export.tflite.LiteRT.inspect", lambda *args: [])
+        monkeypatch.setattr("kprune.export.tflite.TFLite.inspect", lambda *args: [])
     refused(ExportError, "does not run in", EXPORTS[format], good, tmp_path / f"m.{format}")
 
 

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 import kprune
-from kprune.pruning import allocation
 from kprune.pruning.allocation import check_allocation
+from kprune.pruning.exact_count import units_to_prune
 
 SHAPES = [(3, 3, 1, 8), (3, 3, 8, 16), (256, 64), (64, 10)]
 
@@ -51,7 +51,8 @@ def test_global_prunes_the_lowest_of_all():
 def test_named_sparsities_are_counted_in_double_precision():
     # 0.9 in float32 is 0.89999998, and 0.9 * n rounds differently for this n.
     n = 16_777_215
-    counts = allocation._units_to_prune(n, n, ops.convert_to_tensor(0.9, "float32"), [0.9])
+    share = ops.convert_to_tensor(0.9, "float32")
+    counts = units_to_prune(n, n, share, share, [(0.9, 0.9)])
     assert int(counts) == round(0.9 * n)
 
 

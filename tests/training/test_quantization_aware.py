@@ -9,7 +9,8 @@ from keras import layers, ops
 import kprune
 from kprune._keras import backend
 from kprune.graphs.weights import weights_of
-from kprune.training import quantization_aware
+from kprune.training import fake_quantization
+from kprune.training.fake_quantization import FAKE_QUANTIZATION
 from kprune.training.strip import find_pruning
 from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 from tests.helpers.zoo import ZOO
@@ -27,9 +28,7 @@ def numpy(tensor):
 @settings(max_examples=50)
 @given(MATRICES)
 def test_weights_are_rounded_symmetrically_by_channel(value):
-    rounded = numpy(
-        quantization_aware.round_weight(ops.convert_to_tensor(value), (value.ndim - 1,))
-    )
+    rounded = numpy(fake_quantization.round_weight(ops.convert_to_tensor(value), (value.ndim - 1,)))
     largest = np.abs(value).max(tuple(range(value.ndim - 1)))
     step = largest / 127
     assert np.all(np.abs(rounded - value) <= step / 2 + 1e-6 * largest)
@@ -42,7 +41,7 @@ def test_weights_are_rounded_symmetrically_by_channel(value):
 @settings(max_examples=50)
 @given(MATRICES)
 def test_activations_are_rounded_over_their_range_and_zero(value):
-    rounded = numpy(quantization_aware.round_activation(ops.convert_to_tensor(value)))
+    rounded = numpy(fake_quantization.round_activation(ops.convert_to_tensor(value)))
     low, high = min(value.min(), 0), max(value.max(), 0)
     step = (high - low) / 255
     # The range moves by up to half a step, so that zero is one of its values.
@@ -57,9 +56,9 @@ def test_gradients_go_straight_through():
     x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
     model.compile(keras.optimizers.SGD(1.0), lambda y, p: ops.sum(p, axis=-1))
     before = numpy(layer.kernel)
-    quantization_aware.fake_quantize(model)
+    fake_quantization.fake_quantize(model)
     model.train_on_batch(x, np.zeros((8, 3)))
-    rounded = numpy(quantization_aware.round_activation(ops.convert_to_tensor(x)))
+    rounded = numpy(fake_quantization.round_activation(ops.convert_to_tensor(x)))
     assert not np.allclose(rounded, x, atol=1e-4)
     expected = before - np.repeat(rounded.mean(0)[:, None], 3, axis=1)
     np.testing.assert_allclose(numpy(layer.kernel), expected, rtol=1e-5, atol=1e-6)
@@ -69,13 +68,13 @@ def test_gradients_go_straight_through():
 def test_it_computes_with_rounded_kernels_and_inputs(activations):
     model = mlp()
     x, _ = data()
-    quantization_aware.fake_quantize(model, activations)
+    fake_quantization.fake_quantize(model, activations)
     first, second, _, head = model.layers
     expected = ops.convert_to_tensor(x)
     for layer, after in ((first, ops.relu), (second, ops.relu), (head, lambda v: v)):
         if activations:
-            expected = quantization_aware.round_activation(expected)
-        kernel = quantization_aware.round_weight(layer.kernel.value, (1,))
+            expected = fake_quantization.round_activation(expected)
+        kernel = fake_quantization.round_weight(layer.kernel.value, (1,))
         expected = after(ops.matmul(expected, kernel) + layer.bias)
     np.testing.assert_allclose(
         model.predict(x, batch_size=256, verbose=0), numpy(expected), rtol=1e-4, atol=1e-5
@@ -90,7 +89,7 @@ def merging():
 
 
 def patched(model):
-    return {layer.name for layer, name in quantization_aware._patched(model) if name == "call"}
+    return {layer.name for layer, name in fake_quantization._patched(model) if name == "call"}
 
 
 @pytest.mark.parametrize(
@@ -107,24 +106,24 @@ def patched(model):
 )
 def test_layers_say_which_are_quantization_aware(chosen, names):
     model = merging()
-    quantization_aware.fake_quantize(model, layers=chosen)
+    fake_quantization.fake_quantize(model, layers=chosen)
     assert patched(model) == names
-    assert quantization_aware.remove_fake_quantization(model)
+    assert fake_quantization.remove_fake_quantization(model)
     assert patched(model) == set()
 
 
 @pytest.mark.slow
 def test_layers_that_are_left_out_compute_in_float():
     model, (x, _) = mlp(), data()
-    quantization_aware.fake_quantize(model, layers={"first": None})
+    fake_quantization.fake_quantize(model, layers={"first": None})
     first, second, _, head = model.layers
     expected = ops.relu(ops.matmul(ops.convert_to_tensor(x), first.kernel.value) + first.bias)
     expected = ops.matmul(
-        quantization_aware.round_activation(expected),
-        quantization_aware.round_weight(second.kernel.value, (1,)),
+        fake_quantization.round_activation(expected),
+        fake_quantization.round_weight(second.kernel.value, (1,)),
     )
-    expected = quantization_aware.round_activation(ops.relu(expected + second.bias))
-    kernel = quantization_aware.round_weight(head.kernel.value, (1,))
+    expected = fake_quantization.round_activation(ops.relu(expected + second.bias))
+    kernel = fake_quantization.round_weight(head.kernel.value, (1,))
     expected = numpy(ops.matmul(expected, kernel) + head.bias)
     found = model.predict(x, batch_size=256, verbose=0)
     # A compiled product may be rounded to the next code.
@@ -136,7 +135,7 @@ def test_layers_that_match_nothing():
     model = compiled(mlp())
     with pytest.raises(ValueError, match="'missing'"):
         model.fit(*data(16), verbose=0, callbacks=[kprune.QuantizationAware(layers="missing")])
-    assert not quantization_aware.is_fake_quantized(model)
+    assert not FAKE_QUANTIZATION.describe(model)
     with pytest.raises(TypeError, match="`layers`"):
         kprune.QuantizationAware(["first"])
 
@@ -156,11 +155,11 @@ def test_a_layer_that_is_never_built():
     model, seen = compiled(HalfBuilt()), []
     x, y = data(64)
     look = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: seen.append(quantization_aware.is_fake_quantized(model))
+        on_epoch_end=lambda *_: seen.append(bool(FAKE_QUANTIZATION.describe(model)))
     )
     model.fit(x, y, epochs=2, verbose=0, callbacks=[kprune.QuantizationAware(), look])
     assert seen == [True, True]
-    assert not quantization_aware.is_fake_quantized(model)
+    assert not FAKE_QUANTIZATION.describe(model)
 
 
 # JAX takes some seconds to compile each.
@@ -182,14 +181,14 @@ def test_every_kind_of_model_and_back(kind):
         return [numpy(each) for each in keras.tree.flatten(compute(*inputs))]
 
     before, weights = outputs(), [numpy(v) for v in model.variables]
-    quantization_aware.fake_quantize(model)
+    fake_quantization.fake_quantize(model)
     rounded = outputs()
-    assert quantization_aware.is_fake_quantized(model)
+    assert FAKE_QUANTIZATION.describe(model)
     for a, b in zip(before, rounded):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.1 * np.sqrt(np.mean(a**2)) + 1e-4
     assert any(not np.array_equal(a, b) for a, b in zip(before, rounded))
-    assert quantization_aware.remove_fake_quantization(model)
-    assert not quantization_aware.remove_fake_quantization(model)
+    assert fake_quantization.remove_fake_quantization(model)
+    assert not fake_quantization.remove_fake_quantization(model)
     for a, b in zip(before, outputs()):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(weights, [numpy(v) for v in model.variables]):
@@ -209,14 +208,14 @@ def test_fit_with_pruning(policy):
         x, y, epochs=4, verbose=0, callbacks=callbacks, validation_data=(x, y), batch_size=256
     ).history
     assert zeros(model) == expected_zeros(model, 0.75)
-    assert not quantization_aware.is_fake_quantized(model)
+    assert not FAKE_QUANTIZATION.describe(model)
     assert any(not np.array_equal(before[name], value) for name, value in kernels(model).items())
     # Validation was that of 8 bits, and `evaluate` is that of floats again, compiled anew.
     now = model.evaluate(x, y, verbose=0, batch_size=256)
     assert now[0] != dense[0]
     assert now[0] != history["val_loss"][-1]
     assert now[0] == pytest.approx(history["val_loss"][-1], rel=0.05)
-    quantization_aware.fake_quantize(model)
+    fake_quantization.fake_quantize(model)
     again = model.evaluate(x, y, verbose=0, batch_size=256)
     assert again[0] == pytest.approx(history["val_loss"][-1], rel=1e-3)
     kprune.strip_pruning(model)
@@ -243,11 +242,11 @@ def test_a_model_that_is_built_by_its_first_batch():
     x, y = data()
     seen = []
     looks = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: seen.append(quantization_aware.is_fake_quantized(model))
+        on_epoch_end=lambda epoch, logs: seen.append(bool(FAKE_QUANTIZATION.describe(model)))
     )
     model.fit(x, y, verbose=0, callbacks=[kprune.QuantizationAware(), looks])
     assert seen == [True]
-    assert not quantization_aware.is_fake_quantized(model)
+    assert not FAKE_QUANTIZATION.describe(model)
 
 
 @pytest.mark.slow
@@ -311,14 +310,14 @@ def test_checkpoints_in_mid_training_are_plain_keras(tmp_path):
 
 def test_bad_models_are_named():
     with pytest.raises(TypeError, match="Keras 3 model"):
-        quantization_aware.fake_quantize("model")
+        fake_quantization.fake_quantize("model")
     model = keras.Sequential([keras.Input((3,)), layers.ReLU()])
     with pytest.raises(ValueError, match="no kernels"):
-        quantization_aware.fake_quantize(model)
+        fake_quantization.fake_quantize(model)
     model = mlp()
-    quantization_aware.fake_quantize(model)
+    fake_quantization.fake_quantize(model)
     with pytest.raises(ValueError, match="already"):
-        quantization_aware.fake_quantize(model)
+        fake_quantization.fake_quantize(model)
 
 
 def test_scales_are_where_tflite_has_them():
@@ -331,5 +330,5 @@ def test_scales_are_where_tflite_has_them():
         (layers.Embedding(10, 4), (1, 8), [()]),
     ]:
         layer.build(shape)
-        found = [quantization_aware._channels(w) for w in weights_of(layer) if w.is_kernel]
+        found = [fake_quantization._channels(w) for w in weights_of(layer) if w.is_kernel]
         assert found == expected

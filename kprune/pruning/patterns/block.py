@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune._system.types import Axes, Shape, Tensor
+from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.matrix import (
     check_rank,

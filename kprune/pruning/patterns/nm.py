@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kprune._system.types import Axes, Shape, Tensor
+from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.matrix import (
     check_rank,

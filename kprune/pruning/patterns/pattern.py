@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kprune._system.types import Axes, Shape, Tensor
+from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.configurable import Configurable
 

@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from kprune._system.types import Axes, Shape, Tensor
+from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
 from kprune.pruning.patterns.pattern import Pattern
 

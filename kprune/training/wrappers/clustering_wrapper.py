@@ -11,7 +11,7 @@ from keras import ops
 from kprune._keras import backend
 from kprune._keras.layers import flatten_layers
 from kprune._keras.wrapper import ReplacingWrapper
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 from kprune.graphs.weights import weights_of
 from kprune.training.clustering.assignment import nearest, sums
 from kprune.training.clustering.centroids import CentroidInitialization, initial_centroids

@@ -14,7 +14,7 @@ from kprune._keras.layers import (
 from kprune._keras.opening_h5 import to_keras_3
 from kprune._keras.scope import first_call_of_step
 from kprune._keras.wrapper import ReplacingWrapper
-from kprune._system.types import Tensor
+from kprune._system.type_aliases import Tensor
 from kprune.graphs.weights import (
     check_model,
     weights_of,
