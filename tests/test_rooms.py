@@ -1,8 +1,8 @@
 """Imports go one way: a room imports only from those below it."""
 
 import ast
-import sys
 import re
+import sys
 from pathlib import Path
 
 import pytest
