@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from tests.helpers.reference import tfmot
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 pytestmark = pytest.mark.skipif(
@@ -148,7 +150,7 @@ class Pipe:
 @pytest.mark.parametrize("name", ["KPRUNE", "TFMOT"])
 def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
     if name == "TFMOT":
-        pytest.importorskip("tensorflow_model_optimization")
+        tfmot()
     training = benchmark.Training(getattr(benchmark, name), 1, 2, 4, 0.8, 3, False)
 
     def masks():
@@ -168,7 +170,7 @@ def test_masks_change_at_the_steps_that_are_timed_as_updates(benchmark, name):
 @pytest.mark.parametrize("name", ["KPRUNE", "TOP_K", "TFMOT"])
 def test_mask_updates_are_of_the_same_mask(benchmark, name):
     if name == "TFMOT":
-        pytest.importorskip("tensorflow_model_optimization")
+        tfmot()
     masks = benchmark.MaskUpdate(getattr(benchmark, name), side=32)
     assert masks.result() == pytest.approx({0.5: 512 / 1024, 0.9: 922 / 1024})
 
