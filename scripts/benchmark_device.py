@@ -181,7 +181,7 @@ def random_input(name, dims, dtype, quantized, batch_size, rng):
 
     dims = [batch_size if i == 0 and d is None else d for i, d in enumerate(dims)]
     if None in dims:
-        raise Failed(f"its input '{name}' leaves dimensions free besides the batch: {dims}")
+        raise Failed(f"its input '{name}' has dynamic dimensions besides the batch: {dims}")
     dtype = np.dtype(dtype)
     if math.prod(dims) > MOST_NUMBERS:
         raise Failed(f"its input '{name}' says to hold {math.prod(dims):,} numbers")

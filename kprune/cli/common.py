@@ -11,7 +11,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write everything
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a run.")]
 FreeDim = Annotated[
     int | None,
-    typer.Option(min=1, help="Size of the dimensions that the model leaves free (not the batch)."),
+    typer.Option(min=1, help="Size of the dynamic dimensions (not the batch)."),
 ]
 KerasFile = Annotated[Path, typer.Argument(help="A .keras file.")]
 

@@ -213,7 +213,7 @@ def _onnx_of_lone_lstm(model, request):
     """Convert a model with LSTMs for a batch of 1; None for other models and batches.
 
     At that size TensorFlow folds away what tf2onnx knows an LSTM by, which becomes a loop over
-    time, many times slower: so the batch is free until it is ONNX.
+    time, many times slower: so the batch is dynamic until it is ONNX.
     """
     layers, inputs = flatten_layers(model), symbolic_inputs(model)
     if (

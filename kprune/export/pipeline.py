@@ -129,7 +129,7 @@ def _data(model, signature, inputs, representative_data, batch_size):
     arrays = sample_data.generate(model, signature, samples)
     if free:
         shapes = {s.name: a.shape[1:] for s, a in zip(signature.flat, arrays) if s.name in free}
-        notes.append(f"free dimensions were verified at {shapes} (pass `inputs=` for others)")
+        notes.append(f"dynamic dimensions were verified at {shapes} (pass `inputs=` for others)")
     return arrays, calibration, notes
 
 

@@ -126,7 +126,7 @@ def flops(
     Args:
         model: a built Keras model, or the path of a `.keras` file.
         batch_size: int, examples in a batch. FLOPs grow in proportion.
-        free_dim: int, the size to use for every other dimension the model leaves free (`None`),
+        free_dim: int, the size to use for every other dynamic dimension (`None`),
             such as the length of a sequence or the height and width of an image.
 
     Returns:
@@ -134,7 +134,7 @@ def flops(
 
     Raises:
         TypeError: not a Keras 3 model.
-        ValueError: not built; a free dimension and no `free_dim`; nothing recorded about the
+        ValueError: not built; a dynamic dimension and no `free_dim`; nothing recorded about the
             shape of the model's input.
     """
     for name, value in (("batch_size", batch_size), ("free_dim", free_dim)):
@@ -189,7 +189,7 @@ def _sized_inputs(model, arguments, batch_size, free_dim):
         batch, *rest = spec.shape
         if None in rest and free_dim is None:
             raise ValueError(
-                f"Model '{model.name}' leaves dimensions of its input free, and its FLOPs depend "
+                f"Model '{model.name}' has dynamic dimensions in its input, and its FLOPs depend "
                 "on them. Pass `free_dim=`, the size to use. "
                 f"Received: input '{spec.name}' of shape {spec.shape}"
             )

@@ -7,7 +7,7 @@ from kprune._keras.graph import call_nodes
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.signature import symbolic_inputs
 
-# A free dimension gets this many steps (sequences) or pixels (images, volumes) when inputs are
+# A dynamic dimension gets this many steps (sequences) or pixels (images, volumes) when inputs are
 # generated.
 FREE_STEPS, FREE_PIXELS = 16, 64
 # An array of calibration data is thinned out evenly to this many samples; more change little

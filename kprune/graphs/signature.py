@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One input tensor: a name that is an identifier, a shape with `None` for free, a dtype."""
+    """One input tensor: a name that is an identifier, a shape (`None`: dynamic), a dtype."""
 
     name: str
     shape: tuple

@@ -164,7 +164,7 @@ def benchmark(
         warmup: int, runs of each file before the first round.
         seed: int, for the inputs (normal noise; zeros and ones where ids are expected; the whole
             range where the input is quantized) and for the order of visits.
-        free_dim: int, the size to use for dimensions other than the batch that a file leaves free.
+        free_dim: int, the size to use for the dynamic dimensions of a file, the batch aside.
         timeout: float, seconds that loading a file and running it once, its warmup, or a visit
             may take.
 

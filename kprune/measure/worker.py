@@ -62,7 +62,7 @@ def random_input(shape, dtype, rng, quantized=False):
 
 
 def concrete_shape(name, dims, batch_size, free_dim):
-    """Fill in the free (None) dimensions: the first is the batch, `free_dim` is for the others."""
+    """Fill in the dynamic (None) dimensions: first the batch; `free_dim` is for the others."""
     dims = list(dims)
     if dims and dims[0] is None:
         dims[0] = batch_size
@@ -74,7 +74,7 @@ def concrete_shape(name, dims, batch_size, free_dim):
     if None in dims:
         if free_dim is None:
             raise Refused(
-                f"its input '{name}' leaves dimensions free, {tuple(dims)}; say with `free_dim` "
+                f"its input '{name}' has dynamic dimensions, {tuple(dims)}; say with `free_dim` "
                 "which size to use for them"
             )
         dims = [free_dim if dim is None else dim for dim in dims]

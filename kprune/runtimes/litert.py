@@ -18,7 +18,7 @@ class LiteRT:
         threads: int, how many threads it may use; by default LiteRT's choice.
 
     Attributes:
-        inputs: {name: (dims, dtype, quantized)} of each input: ints, and None where free; a NumPy
+        inputs: {name: (dims, dtype, quantized)} of each input: ints, None where dynamic; a NumPy
             dtype; whether its integers stand for real values.
     """
 

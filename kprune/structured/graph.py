@@ -27,7 +27,7 @@ class ChannelGraph:
         tensors: dict from a KerasTensor's id to its `Tensor`.
         untouched: dict from the id of a layer with weights that stay as they are, for there is
             no rule for it, to `(layer, reason)`.
-        free_dim: int, the size of the dimensions that the model leaves free.
+        free_dim: int, the size of the dynamic dimensions.
     """
 
     def __init__(self, model, free_dim=None):

@@ -27,7 +27,7 @@ def resized(operation, args, kwargs, inputs, outputs):
     return change(operation, args, kwargs, inputs, outputs)
 
 
-def made_anew(operation, **changes):
+def made_again(operation, **changes):
     """Return a new operation of the same name and configuration, but for some changes."""
     config = operation.get_config()
     name = changes.pop("name", operation.name)
@@ -42,7 +42,7 @@ def _reshape(name, operation, args, kwargs, inputs, outputs):
     shape, (axis, kept) = list(getattr(operation, name)), outputs[0]
     if axis is not None and shape[axis] != -1:
         shape[axis] = int(kept.sum())
-    return made_anew(operation, **{name: tuple(shape)}), args, kwargs
+    return made_again(operation, **{name: tuple(shape)}), args, kwargs
 
 
 def _split(operation, args, kwargs, inputs, outputs):
@@ -53,7 +53,7 @@ def _split(operation, args, kwargs, inputs, outputs):
     if isinstance(sections, int):
         sections = [len(kept) // sections * i for i in range(1, sections)]
     counts = tuple(int(kept[:index].sum()) for index in sections)
-    return made_anew(operation, indices_or_sections=counts), args, kwargs
+    return made_again(operation, indices_or_sections=counts), args, kwargs
 
 
 def _get_item(operation, args, kwargs, inputs, outputs):

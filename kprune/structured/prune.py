@@ -38,7 +38,7 @@ def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelRe
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.
-        free_dim: int, the size to use for dimensions that the model leaves free; by default
+        free_dim: int, the size to use for dynamic dimensions; by default
             224 for images and 64 for everything else.
 
     Returns:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kprune.graphs.layer_copy import copy_state
 from kprune.graphs.rebuild import Rebuild, input_like
-from kprune.structured.operations import made_anew, resized
+from kprune.structured.operations import made_again, resized
 from kprune.training.at_risk import watch_zeros
 from kprune.training.zeros import sparse_variables
 
@@ -115,7 +115,7 @@ class _Surgeon(Rebuild):
             if other.get_config() == operation.get_config():
                 return other
         if known and "name" in operation.get_config():
-            operation = made_anew(operation, name=f"{operation.name}_{len(known)}")
+            operation = made_again(operation, name=f"{operation.name}_{len(known)}")
         known.append(operation)
         return operation
 

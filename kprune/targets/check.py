@@ -177,7 +177,7 @@ def _free_inputs(graph):
             "input",
             0.0,
             FAILS,
-            f"leaves dimensions free, {tuple(shape)}, and LiteRT.js has fixed ones only",
+            f"has dynamic dimensions, {tuple(shape)}, and LiteRT.js takes fixed ones only",
             "export it with a batch_size",
         )
         for name, shape in graph.free.items()

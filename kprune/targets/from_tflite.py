@@ -69,7 +69,7 @@ class _Lowering:
         return Graph(ops, self._free())
 
     def _free(self):
-        """{name: shape} of the inputs that leave dimensions free."""
+        """{name: shape} of the inputs with dynamic dimensions."""
         shapes = {i: self.file.signature(i) for i in sorted(self.file.inputs)}
         return {self.file.name(i): list(shape) for i, shape in shapes.items() if -1 in shape}
 

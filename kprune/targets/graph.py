@@ -15,7 +15,7 @@ class Value:
     """A tensor between operators.
 
     Attributes:
-        shape: ints; None where free.
+        shape: ints; None where dynamic.
         constant: whether it is stored in the model.
         external: whether it comes from outside: an input of the model.
         output: whether it is an output of the model.
@@ -104,7 +104,7 @@ class Graph:
 
     Args:
         ops: list of `Op`s.
-        free: {name: shape} of a file's inputs with dimensions that it leaves free, there -1.
+        free: {name: shape} of a file's inputs with dynamic dimensions, -1 there.
     """
 
     def __init__(self, ops, free=()):

@@ -46,7 +46,7 @@ class Target:
         format: the files it runs: `"tflite"` or `"onnx"`.
         rules: a `Rule` for each kernel with which zeros are faster; none where all is computed
             densely.
-        fixed_shapes: whether it runs only files without a free dimension, such as the batch's.
+        fixed_shapes: whether it runs only files without a dynamic dimension, such as the batch's.
     """
 
     name: str

@@ -69,7 +69,7 @@ def remove_fake_quantization(model: keras.Model) -> bool:
 
 
 class FakeQuantization(Mechanism):
-    """Layers whose `call` rounds kernels and inputs, and steps that are compiled anew with them."""
+    """Layers whose `call` rounds kernels and inputs, and steps compiled again with them."""
 
     def install(self, model, activations, layers):
         _patch_layers(model, activations, layers)

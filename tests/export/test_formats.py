@@ -169,7 +169,7 @@ def test_preprocessing_layers_and_free_image_size(format, tmp_path):
     model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
     report = EXPORTS[format][0](model, tmp_path / f"model.{format}")
     assert report.max_rel_diff <= 1e-4
-    assert any("free dimensions" in note for note in report.notes)
+    assert any("dynamic dimensions" in note for note in report.notes)
 
 
 def test_subclassed_model_takes_dtypes_from_inputs(tmp_path):

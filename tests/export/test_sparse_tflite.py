@@ -201,7 +201,7 @@ def test_the_browser_needs_a_batch_size(tmp_path):
     assert kprune.check(path, "litert-x86").ok
     report = kprune.check(path, "litert-wasm")
     assert not report.ok
-    assert "leaves dimensions free, (-1, 128)" in report.layers[0].reason
+    assert "has dynamic dimensions, (-1, 128)" in report.layers[0].reason
     with pytest.raises(ValueError, match="fixed batch size only"):
         export_tflite(dense_model(0.9), path, batch_size=None, target="litert-wasm")
 

@@ -117,7 +117,7 @@ def test_several_inputs_and_ids(tmp_path):
 def test_a_free_batch_is_refused_with_advice(tmp_path):
     export_tflite(ZOO["mlp"](), tmp_path / "free.tflite", batch_size=None)
     (row,) = web.benchmark_web(tmp_path / "free.tflite", rounds=0)
-    assert "leaves dimensions free (-1," in row.reason
+    assert "has dynamic dimensions (-1," in row.reason
     assert "export it with a batch size" in row.reason
 
 

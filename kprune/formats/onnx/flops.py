@@ -15,7 +15,7 @@ def onnx_flops(blob, batch_size=1, free_dim=None):
     Args:
         blob: the file's bytes.
         batch_size: int, the size of the first dimension of inputs that leave it free.
-        free_dim: int, the size of other free dimensions of the inputs.
+        free_dim: int, the size of other dynamic dimensions of the inputs.
 
     Returns:
         int; None where shapes cannot be inferred or an operator cannot be counted.

@@ -16,7 +16,7 @@ def tflite_flops(blob):
         blob: the file's bytes.
 
     Returns:
-        int; None where the graph has free dimensions or an operator that cannot be counted.
+        int; None where the graph has dynamic dimensions or an operator that cannot be counted.
     """
     model = view(blob)
     graph = model.Subgraphs(0)

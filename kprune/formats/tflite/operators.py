@@ -91,11 +91,11 @@ class FirstSubgraph:
         return options(operator.table, kind)
 
     def shape(self, index):
-        """The shape of a tensor; 1 where it is free."""
+        """The shape of a tensor; 1 where it is dynamic."""
         return tuple(self._vector(self._graph.Tensors(index).ShapeAsNumpy()))
 
     def signature(self, index):
-        """The shape of a tensor with -1 where it is free; () where nothing is."""
+        """The shape of a tensor with -1 where it is dynamic; () where nothing is."""
         return tuple(self._vector(self._graph.Tensors(index).ShapeSignatureAsNumpy()))
 
     def name(self, index):

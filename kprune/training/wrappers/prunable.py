@@ -49,7 +49,7 @@ def prunable_weights(layer):
     """
     found = weights_of(layer)
     if isinstance(layer, keras.layers.SpectralNormalization):
-        return []  # It computes its kernel anew in the forward pass.
+        return []  # It computes its kernel again in the forward pass.
     if not names_its_weights(layer):
         return [w for w in found if w.reason is None or _is_frozen(w)]
     by_variable = {id(weight.variable): weight for weight in found}

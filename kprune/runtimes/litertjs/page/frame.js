@@ -34,7 +34,7 @@ class Model {
     for (const {name, shape} of this.inputs) {
       if (shape.every((size) => size > 0)) continue;
       throw new Error(
-        `its input '${name}' leaves dimensions free (${shape}), and LiteRT.js has fixed ones only; ` +
+        `its input '${name}' has dynamic dimensions (${shape}), and LiteRT.js takes fixed ones only; ` +
           "export it with a batch size",
       );
     }
