@@ -136,7 +136,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         try:
             with backend.readable(trained) or contextlib.nullcontext():
                 self._groups = self.plan.resolve(trained)
-        except Exception:
+        except BaseException:  # An interrupt, too, leaves the model as it was.
             self.withdraw()
             raise
         # They hold the model, and the optimizers that were before.

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 
-from kprune.graphs.replace import replace_layers
 from kprune.training.clustering.centroids import CentroidInitialization
-from kprune.training.mechanism import Mechanism, register
+from kprune.training.mechanism import register
 from kprune.training.wrappers.clustering_wrapper import (
     ClusterWeights,
     check_arguments,
@@ -16,7 +15,8 @@ from kprune.training.wrappers.clustering_wrapper import (
     clusters_in,
     has_channels,
 )
-from kprune.training.wrappers.pruning_wrapper import weights_are_known
+from kprune.training.wrappers.prunable import weights_are_known
+from kprune.training.wrappers.wrapped_layers import WrappedLayers
 
 
 def cluster_weights(
@@ -112,34 +112,21 @@ def strip_clustering(model: keras.Model) -> keras.Model:
     return CLUSTERING_WRAPPERS.remove(model)
 
 
-class ClusteringWrappers(Mechanism):
+class ClusteringWrappers(WrappedLayers):
     """Layers wrapped in `ClusterWeights`."""
 
     stripped = False  # `strip_clustering` does it, as in TFMOT.
-
-    def install(self, model, wrap):
-        """Return a model, or layer, whose layers are what a function makes of them."""
-
-        def replacement(part):
-            return part if isinstance(part, keras.Model) else wrap(part)
-
-        return replace_layers(model, replacement, lambda part: isinstance(part, keras.Model))
+    wrapper = ClusterWeights
 
     def describe(self, model):
         return [
             f"the layer {wrapper.layer.name!r} is wrapped in ClusterWeights "
             "(kprune.strip_clustering)"
-            for wrapper in clusters_in(model)
+            for wrapper in self.found_in(model)
         ]
 
-    def remove(self, model):
-        for wrapper in clusters_in(model):
-            wrapper.write_clusters()
-        return replace_layers(
-            model,
-            lambda part: part.layer if isinstance(part, ClusterWeights) else part,
-            inside=lambda part: True,
-        )
+    def write(self, wrapper):
+        wrapper.write_clusters()
 
 
 CLUSTERING_WRAPPERS = register(ClusteringWrappers())

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 
 from kprune._keras.opening_h5 import h5_scope
-from kprune.graphs.replace import replace_layers
 from kprune.pruning.schedules import PruningSchedule
-from kprune.training.mechanism import Mechanism, register
+from kprune.training.mechanism import register
 from kprune.training.wrappers.prunable import prunable_weights, weights_are_known
 from kprune.training.wrappers.pruning_wrapper import (
     DEFAULT_SCHEDULE,
@@ -18,6 +17,7 @@ from kprune.training.wrappers.pruning_wrapper import (
     PruneLowMagnitude,
     wrappers_in,
 )
+from kprune.training.wrappers.wrapped_layers import WrappedLayers
 
 # Built-in layers that have weights but no kernel, known before they are built.
 _WITHOUT_KERNEL = (
@@ -148,42 +148,29 @@ def prune_scope() -> Iterator[None]:
         yield
 
 
-class PruningWrappers(Mechanism):
+class PruningWrappers(WrappedLayers):
     """Layers wrapped in `PruneLowMagnitude`."""
 
     prunes = True
-
-    def install(self, model, wrap):
-        """Return a model, or layer, whose layers are what a function makes of them."""
-
-        def replacement(layer):
-            return layer if isinstance(layer, keras.Model) else wrap(layer)
-
-        return replace_layers(model, replacement, lambda layer: isinstance(layer, keras.Model))
+    wrapper = PruneLowMagnitude
 
     def describe(self, model):
         return [
             f"the layer {wrapper.layer.name!r} is wrapped in PruneLowMagnitude"
-            for wrapper in wrappers_in(model)
+            for wrapper in self.found_in(model)
         ]
 
-    def remove(self, model):
-        wrappers = wrappers_in(model)
-        self.mask_weights(model)
-        plain = replace_layers(
-            model,
-            lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
-            inside=lambda part: True,
-        )
-        for wrapper in wrappers:
-            wrapper.release()
-        return plain
+    def write(self, wrapper):
+        wrapper.mask_weights()
+
+    def release(self, wrapper):
+        wrapper.release()
 
     def groups(self, model):
-        return [group for wrapper in wrappers_in(model) for group in wrapper.groups]
+        return [group for wrapper in self.found_in(model) for group in wrapper.groups]
 
     def mask_weights(self, model):
-        for wrapper in wrappers_in(model):
+        for wrapper in self.found_in(model):
             wrapper.mask_weights()
 
 
