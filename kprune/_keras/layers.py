@@ -149,3 +149,20 @@ def attention_gate(layer):
     `query_dense` and its like. Keras before 3.13 has no gates.
     """
     return layer._gate_dense if getattr(layer, "_use_gate", False) else None
+
+
+def grouped_attention_parts(layer):
+    """Return the layers in a built `keras.layers.GroupedQueryAttention` as a dict.
+
+    Needs `_query_dense`, `_key_dense`, `_value_dense`, `_gate_dense` and `_output_dense`: unlike
+    `MultiHeadAttention` it shows them by no property. The gate is None without one; Keras before
+    3.13 has none.
+    """
+    gate = layer._gate_dense if getattr(layer, "use_gate", False) else None
+    return {
+        "query": layer._query_dense,
+        "key": layer._key_dense,
+        "value": layer._value_dense,
+        "gate": gate,
+        "output": layer._output_dense,
+    }

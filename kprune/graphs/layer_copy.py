@@ -29,11 +29,13 @@ def copied_layer(layer, change=lambda config: None):
         CannotCopy: its configuration does not tell how to make it.
     """
     try:
-        config = _unbuilt(_config(layer))
+        config = _unbuilt(configuration(layer))
         change(config)
         # A Lambda's code is the user's own, and in this process already.
         with functions_allowed():
             new = _from_config(type(layer), config)
+        if "name" not in config:  # As where Keras itself has written down the arguments.
+            new.name = layer.name
     except Exception as error:
         raise CannotCopy(
             f"The layer {layer.name!r} cannot be made again from its configuration; its class "
@@ -51,14 +53,15 @@ def copied_layer(layer, change=lambda config: None):
     return new
 
 
-def copy_state(layer, new):
+def copy_state(layer, new, is_whole=lambda part: True):
     """Copy what layers work out from their weights when these are loaded.
 
     Args:
-        layer: a `keras.Layer` from which nothing is cut.
+        layer: a `keras.Layer`.
         new: what `copied_layer` made of it, built.
+        is_whole: function from the layer, or one inside, to whether nothing is cut from it.
     """
-    for old, part in pairs(layer, new):
+    for old, part in filter(lambda pair: is_whole(pair[0]), pairs(layer, new)):
         if isinstance(old, keras.layers.Normalization):  # By what it computes with, now.
             part.mean, part.variance = old.mean, old.variance
         elif type(old).load_own_variables is not keras.Layer.load_own_variables and old.built:
@@ -80,9 +83,14 @@ def copy_trainable(layer, new):
 def pairs(layer, new):
     """Yield `(layer, new)`, and what is inside of one with its counterpart in the other."""
     yield layer, new
-    for old, part in zip(layers.sublayers(layer), layers.sublayers(new)):
+    for old, part in zip(_inside(layer), _inside(new)):
         if type(old) is type(part):
             yield from pairs(old, part)
+
+
+def _inside(layer):
+    """The layers in a layer; of a Sequential one without the input that it has once it is built."""
+    return layer.layers if isinstance(layer, keras.Sequential) else layers.sublayers(layer)
 
 
 def initializers(layer):
@@ -101,9 +109,16 @@ def _given_functions(layer):
     }
 
 
-def _config(layer):
+def configuration(layer):
+    """Return a layer's configuration, or, if its `get_config` fails, what it was made from."""
     if not isinstance(layer, keras.layers.Lambda):
-        return _without_functions(layer).get_config()
+        try:
+            return _without_functions(layer).get_config()
+        except Exception:
+            arguments = _arguments(layer)
+            if arguments is None:
+                raise
+            return arguments
     return {
         **keras.Layer.get_config(layer),
         "function": layer.function,
@@ -113,10 +128,30 @@ def _config(layer):
     }
 
 
+def _arguments(layer):
+    """A layer's arguments by its attributes of the same names; None if one has none."""
+    parts, found = layers.attributes(layer), keras.Layer.get_config(layer)
+    for name, parameter in inspect.signature(type(layer).__init__).parameters.items():
+        if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if name not in found and name not in parts:
+            return None
+        found.setdefault(name, parts.get(name))
+    return found
+
+
 def _from_config(kind, config):
     if issubclass(kind, keras.layers.Lambda):  # Its own takes functions as code alone.
         return keras.Layer.from_config.__func__(kind, config)
-    return kind.from_config(config)
+    try:
+        return kind.from_config(config)
+    except Exception:
+        # More than the constructor takes, as sizes that follow from the others.
+        names = inspect.signature(kind.__init__).parameters.keys() | {"name", "trainable", "dtype"}
+        known = {name: value for name, value in config.items() if name in names}
+        if known.keys() == config.keys():
+            raise
+        return kind.from_config(known)
 
 
 def _without_functions(layer):

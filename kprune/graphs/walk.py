@@ -2,7 +2,7 @@
 
 import keras
 
-from kprune._keras import graph
+from kprune._keras import graph as keras_graph
 
 
 def graph_of(operation):
@@ -12,17 +12,17 @@ def graph_of(operation):
         operation: a `keras.Operation`; a functional model is its own graph, and a Sequential one
             has one once it is built. A class that overrides `call` does more than its graph says.
     """
-    if not (graph.is_functional(operation) or isinstance(operation, keras.Sequential)):
+    if not (keras_graph.is_functional(operation) or isinstance(operation, keras.Sequential)):
         return None
-    plain = (graph.functional_class(), keras.Sequential, keras.Model)
+    plain = (keras_graph.functional_class(), keras.Sequential, keras.Model)
     if type(operation).call not in [kind.call for kind in plain]:
         return None
     if isinstance(operation, keras.Sequential):
-        return graph.functional_inside(operation)
+        return keras_graph.functional_inside(operation)
     return operation
 
 
-def walk(model, inputs, step, note=lambda tensor, value: value):
+def walk(model, inputs, step, note=lambda tensor, value: value, inside=lambda node, values: None):
     """Follow values of any kind through a model, call by call; return what comes out.
 
     A nested model is followed wherever it is called, each time with the values of that call;
@@ -41,6 +41,8 @@ def walk(model, inputs, step, note=lambda tensor, value: value):
             (`node.arguments.keras_tensors`) to a list of values, one for each of `node.outputs`.
         note: function from a tensor of the graph, or of a nested one, and its value to the value
             to go on with.
+        inside: function from a node and the values of its tensors to a model of what is called in
+            it, to be followed like a nested model; or to None, for what is left to `step`.
 
     Returns:
         List, a value for each of the graph's `outputs`.
@@ -48,18 +50,22 @@ def walk(model, inputs, step, note=lambda tensor, value: value):
     own = graph_of(model)
     known = {id(tensor): note(tensor, value) for tensor, value in zip(own.inputs, inputs)}
     for node in nodes(own):
-        inner = _inner_inputs(node)
+        inner, graph = _inner_inputs(node), node.operation
+        tensors = node.arguments.keras_tensors if inner is None else inner
+        given = [known[id(tensor)] for tensor in tensors]
         if inner is None:
-            values = step(node, [known[id(tensor)] for tensor in node.arguments.keras_tensors])
+            graph = inside(node, given)
+        if graph is None:
+            values = step(node, given)
         else:
-            values = walk(node.operation, [known[id(tensor)] for tensor in inner], step, note)
+            values = walk(graph, given, step, note, inside)
         known |= {id(tensor): note(tensor, value) for tensor, value in zip(node.outputs, values)}
     return [known[id(tensor)] for tensor in own.outputs]
 
 
 def nodes(own_graph):
     """Return the calls in a graph as nodes, inputs left out, in their order."""
-    return [node for node in graph.nodes_by_depth(own_graph) if not node.is_input]
+    return [node for node in keras_graph.nodes_by_depth(own_graph) if not node.is_input]
 
 
 def operations(model):

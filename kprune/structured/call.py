@@ -43,6 +43,7 @@ class LayerChannels:
 
     Attributes:
         layer: the `keras.Layer`.
+        name: str, its name, after those of the custom layers that it is in.
         uses: dict from the id of a variable, or a name of a product, to a `Use`.
         sizes: dict from a path in the layer's configuration to `(labels, function)`; the
             entry is the function of how many of the labels stay.
@@ -53,6 +54,7 @@ class LayerChannels:
     """
 
     layer: keras.Layer
+    name: str
     uses: dict = dataclasses.field(default_factory=dict)
     sizes: dict = dataclasses.field(default_factory=dict)
     after: dict = dataclasses.field(default_factory=dict)
@@ -68,7 +70,11 @@ class Call:
         output_shape: the first output's shape, the batch first.
         output_shapes: list of all.
         labels: the `Labels` of the graph, to tie and freeze them.
+        makes_heads: whether its output, without weights in between, is multiplied with another
+            tensor, as queries, keys and values are.
     """
+
+    makes_heads = False
 
     def __init__(
         self,
@@ -85,7 +91,7 @@ class Call:
         self.output_shapes = [output.shape for output in outputs]
         self._record, self._path = record, path
         self._arguments, self._outputs = arguments, outputs
-        self._name = f"{type(record.layer).__name__} {record.layer.name!r}"
+        self._name = f"{type(record.layer).__name__} {record.name!r}"
 
     @property
     def rank(self) -> int:

@@ -1,20 +1,26 @@
 """The channel graph: which channels of which variables are coupled."""
 
 import keras
+import numpy as np
 
 from kprune._keras.graph import operation_class
-from kprune._keras.layers import flatten_layers
+from kprune._keras.layers import flatten_layers, own_variables
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
-from kprune.graphs.walk import call_arguments, graph_of, walk
+from kprune.graphs.walk import call_arguments, graph_of, operations, walk
 from kprune.structured.call import Call, LayerChannels
+from kprune.structured.heads import axis_of_heads, multiplied_tensors
 from kprune.structured.labels import Labels
+from kprune.structured.opening import is_custom, opened, unused_variables
+from kprune.structured.own_weights import follow_own_weight, own_weight
 from kprune.structured.probe import Prober
 from kprune.structured.reasons import Unsafe
 from kprune.structured.rules import rule_for
+from kprune.structured.same_class import freeze_unsaid
 from kprune.structured.tensors import Tensor
 
 _FREE_STEPS, _FREE_PIXELS = 64, 224
+_MOVES = tuple(map(operation_class, ("Transpose", "Moveaxis", "Swapaxes")))  # May move the batch.
 
 
 class ChannelGraph:
@@ -27,28 +33,120 @@ class ChannelGraph:
         tensors: dict from a KerasTensor's id to its `Tensor`.
         untouched: dict from the id of a layer with weights that stay as they are, for there is
             no rule for it, to `(layer, reason)`.
+        openings: dict from the id of a node that calls a custom layer to its `Opening`.
+        names: dict from the id of a layer inside a custom one to its name with that of the other
+            in front.
         free_dim: int, the size of the dynamic dimensions.
     """
 
     def __init__(self, model, free_dim=None):
         self.model = model
-        self.labels = Labels()
-        self.layers = {}
-        self.tensors = {}
-        self.untouched = {}
         own_inputs = graph_of(model).inputs
         images = any(len(tensor.shape) == 4 for tensor in own_inputs)
         self.free_dim = free_dim or (_FREE_PIXELS if images else _FREE_STEPS)
+        self.openings = {}
+        self._whole = set()  # Ids of nodes whose channels are not followed as heads.
+        self._follow()
+        stuck = self.labels.frozen().keys()
+        heads = [(key, self.labels.find(labels)) for key, labels in self._heads.items()]
+        self._whole = {key for key, labels in heads if not stuck.isdisjoint(labels.tolist())}
+        if self._whole:
+            self._follow()
+        for opening in self.openings.values():
+            if opening.closed is not None:
+                freeze_unsaid(self, opening)
+
+    def _follow(self):
+        """Walk the model, and find out everything else."""
+        self.labels = Labels()
+        self.layers, self.tensors, self.untouched, self.names = {}, {}, {}, {}
+        self.said = {}  # What arguments of custom layers count, of layers that are alike.
+        self._unopened = {}  # From a layer's id to why its call cannot be looked into.
+        self._owners = {}  # From a variable's id to the custom layer that has it itself.
+        self._users = {}  # From a variable's id to the operations that have or take it.
+        self._heads = {}  # From the id of a node that makes heads to their labels.
+        self._multiplied = multiplied_tensors(self.model)
         self._prober = Prober(self.labels)
         inputs = [
             Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
-            for tensor in own_inputs
+            for tensor in graph_of(self.model).inputs
         ]
-        self._users = {}  # From a variable's id to the operations that have or take it.
-        for output in walk(model, inputs, self._step, self._note):
+        for output in walk(self.model, inputs, self._step, self._note, self._inside):
             if output.labels is not None:
                 self.labels.freeze(output.labels, "an output of the model")
         self._freeze_shared_variables()
+        self._axes = {
+            key: use.axes
+            for record in self.layers.values()
+            for key, use in record.uses.items()
+            if use.variable is not None
+        }
+
+    def name_of(self, operation):
+        """The name of a layer or operation, after those of the custom layers that it is in."""
+        return self.names.get(id(operation), operation.name)
+
+    def named(self, operation):
+        """The class and the name of a layer or operation."""
+        return f"{type(operation).__name__} {self.name_of(operation)!r}"
+
+    def labels_along(self, variable):
+        """The labels of a variable, as a dict from its axes."""
+        return self._axes.get(id(variable), {})
+
+    def kept(self, variable, gone):
+        """Return which positions of each axis of a variable stay, as a list of bool arrays."""
+        axes = self.labels_along(variable)
+        return [
+            np.ones(n, bool) if i not in axes else ~np.isin(self.labels.find(axes[i]), gone)
+            for i, n in enumerate(variable.shape)
+        ]
+
+    def kept_of_tensor(self, tensor, gone):
+        """Return the axis of a tensor's channels and which of them stay; `(None, None)` if none."""
+        known = self.tensors[id(tensor)]
+        if known.axis is None:
+            return None, None
+        return known.axis, ~np.isin(self.labels.find(known.labels), gone)
+
+    def _inside(self, node, tensors):
+        """What is called in a call of a custom layer, or None for what is not looked into."""
+        if not _opens(node.operation) or any(tensor.batch for tensor in tensors):
+            return None
+        if not self._must_open(node, tensors):
+            return None
+        layer, shapes = node.operation, [tensor.shape for tensor in tensors]
+        if id(node) not in self.openings:
+            if id(layer) not in self._unopened:
+                try:
+                    self.openings[id(node)] = opened(node, shapes)
+                except Unsafe as unsafe:
+                    self._unopened[id(layer)] = str(unsafe)
+                    return None
+            else:
+                return None
+        graph = self.openings[id(node)].graph
+        self._multiplied |= multiplied_tensors(graph)
+        for operation in operations(graph):
+            self.names.setdefault(id(operation), f"{self.name_of(layer)}/{operation.name}")
+        for variable in unused_variables(layer, graph):  # It computes with these alone.
+            self._note_use(variable, layer)
+        for part in flatten_layers(layer):
+            if is_custom(part):
+                self._owners.update((id(variable), layer) for variable in own_variables(part))
+        return graph
+
+    def _must_open(self, node, tensors):
+        """Whether a layer cannot be followed as it is, as those without weights may be."""
+        if node.operation.weights:
+            return True
+        try:
+            with self.labels.attempt():
+                outputs = self._plain_outputs(node, tensors)
+                self._prober.follow(node.operation, node.arguments, tensors, outputs)
+        except Exception:
+            return True
+        return False
 
     def _note(self, tensor, known):
         """Remember what is known of a tensor's channels."""
@@ -75,6 +173,8 @@ class ChannelGraph:
     def _plain_outputs(self, node, tensors):
         """The outputs of a node without channels, their shapes known but for the batch."""
         outputs = node.outputs
+        if isinstance(node.operation, _MOVES) or any(tensor.batch for tensor in tensors):
+            return _with_batches(node, tensors)
         if any(None in output.shape[1:] for output in outputs):
             sized = [keras.KerasTensor(one.shape, dtype=one.dtype) for one in tensors]
             args, kwargs = call_arguments(node, sized)
@@ -94,11 +194,13 @@ class ChannelGraph:
         except Exception as error:
             sizes = [[n or self.free_dim for n in output.shape[1:]] for output in node.outputs]
             outputs = [Tensor((None, *n), _dtype(t)) for n, t in zip(sizes, node.outputs)]
+            if isinstance(error, Unsafe):
+                return self._stopped(operation, tensors, outputs, error)
             return self._stopped(
                 operation, tensors, outputs, Unsafe.because("its shapes are not known", error)
             )
         try:
-            return self._followed(operation, node.arguments, tensors, outputs)
+            return self._followed(node, tensors, outputs)
         except Unsafe as unsafe:
             return self._stopped(operation, tensors, outputs, unsafe)
 
@@ -110,7 +212,7 @@ class ChannelGraph:
             if id(operation) in self.layers:  # Its other call had none of this.
                 frozen += self.layers[id(operation)].made.values()
         for labels in frozen:
-            self.labels.freeze(labels, f"{_named(operation)}: {unsafe}")
+            self.labels.freeze(labels, f"{self.named(operation)}: {unsafe}")
         return outputs
 
     def _note_variables(self, operation, arguments):
@@ -126,35 +228,49 @@ class ChannelGraph:
             elif isinstance(thing, keras.Variable):
                 variables = [*variables, thing]
         for variable in variables:
-            users = self._users.setdefault(id(variable), [])
-            if not any(user is operation for user in users):
-                users.append(operation)
+            self._note_use(variable, self._owners.get(id(variable), operation))
+
+    def _note_use(self, variable, user):
+        users = self._users.setdefault(id(variable), [])
+        if not any(one is user for one in users):
+            users.append(user)
 
     def _freeze_shared_variables(self):
         """What several operations have in common, as an embedding and the output, stays."""
         for record in self.layers.values():
             for use in record.uses.values():
                 users = self._users.get(id(use.variable), [])
-                names = [repr(one.name) for one in users if one is not record.layer]
+                names = [repr(self.name_of(one)) for one in users if one is not record.layer]
                 for labels in use.axes.values() if names else ():
                     reason = (
                         f"its variable {use.variable.name!r} is also used by {', '.join(names[:3])}"
                     )
-                    self.labels.freeze(labels, f"{_named(record.layer)}: {reason}")
+                    self.labels.freeze(labels, f"{self.named(record.layer)}: {reason}")
 
-    def _followed(self, operation, arguments, tensors, outputs):
-        """The outputs of an operation with their channels, by its rule or by trying it out."""
+    def _followed(self, node, tensors, outputs):
+        """The outputs of a node with their channels, by a rule or by trying it out."""
+        operation, arguments = node.operation, node.arguments
+        heads = id(node.outputs[0]) in self._multiplied and id(node) not in self._whole
         if id(operation) in self.untouched:
             raise Unsafe(self.untouched[id(operation)][1])
         rule = rule_for(operation)
-        reason = _unknown(operation) if rule is None else _hindrance(operation)
+        reason = self._unknown(operation) if rule is None else _hindrance(operation)
         if reason is not None:
             raise Unsafe(reason)
+        if rule is not None and any(tensor.batch for tensor in tensors):
+            raise Unsafe("its batch is not its first axis")
         if rule is None:
-            return self._prober.follow(operation, arguments, tensors, outputs)
-        record = self.layers.setdefault(id(operation), LayerChannels(operation))
+            axis = axis_of_heads(operation, tensors[0], outputs[0]) if heads else None
+            return self._with_heads(
+                node, axis, self._tried_out(operation, arguments, tensors, outputs, axis)
+            )
+        call = Call(
+            self._record(operation), operation, (), arguments, tensors, outputs, self.labels
+        )
+        call.makes_heads = heads and isinstance(operation, keras.layers.EinsumDense)
         try:
-            return rule(Call(record, operation, (), arguments, tensors, outputs, self.labels))
+            followed = rule(call)
+            return self._with_heads(node, -2 if call.makes_heads else None, followed)
         except Unsafe:
             raise
         except Exception as error:
@@ -162,9 +278,50 @@ class ChannelGraph:
                 raise  # The user's own: to be mended there.
             raise Unsafe.because("its rule does not fit it", error) from error
 
+    def _record(self, layer):
+        return self.layers.setdefault(id(layer), LayerChannels(layer, self.name_of(layer)))
 
-def _named(operation):
-    return f"{type(operation).__name__} {operation.name!r}"
+    def _with_heads(self, node, axis, outputs):
+        """Remember the labels that are heads, if these were to be along an axis."""
+        first = outputs[0]
+        if axis is not None and first.axis == axis:
+            self._heads[id(node)] = first.labels
+            self.labels.uncount(first.labels)
+        return outputs
+
+    def _tried_out(self, operation, arguments, tensors, outputs, axis):
+        """The outputs of an operation without weights, which may take a custom layer's own."""
+        weight = own_weight(operation, arguments)
+        if weight is None or id(weight) not in self._owners:
+            return self._prober.follow(operation, arguments, tensors, outputs, axis)
+        layer = self._owners[id(weight)]
+        call = Call(self._record(layer), layer, (), arguments, tensors, outputs, self.labels)
+        return follow_own_weight(call, operation, weight)
+
+    def _unknown(self, operation):
+        """Why an operation without a rule is not tried out; None if it is."""
+        reason = _unknown(operation)
+        if id(operation) in self._unopened:
+            reason = f"{reason}; {self._unopened[id(operation)]}"
+        return reason
+
+
+def _with_batches(node, tensors):
+    """The outputs of a node without channels, each with its batch where it comes out."""
+    found = []
+    for batch in (5, 7):
+        shapes = [[batch if n is None else n for n in tensor.shape] for tensor in tensors]
+        sized = [keras.KerasTensor(n, dtype=t.dtype) for n, t in zip(shapes, tensors)]
+        args, kwargs = call_arguments(node, sized)
+        found.append(_specified(node.operation.compute_output_spec, args, kwargs))
+    outputs = []
+    for one, other in zip(*found):
+        axes = [i for i, (n, m) in enumerate(zip(one.shape, other.shape)) if n != m]
+        if len(axes) != 1:
+            raise Unsafe("changes the batch axis")
+        shape = [None if i == axes[0] else n for i, n in enumerate(one.shape)]
+        outputs.append(Tensor(tuple(shape), _dtype(one), batch=axes[0]))
+    return outputs
 
 
 def _dtype(tensor):
@@ -183,6 +340,18 @@ def _hindrance(layer):
     return None
 
 
+def _opens(operation):
+    """Whether the call of an operation may be looked into."""
+    return (
+        isinstance(operation, keras.Layer)
+        and is_custom(operation)
+        and rule_for(operation) is None
+        and graph_of(operation) is None
+        and not isinstance(operation, keras.layers.Lambda)
+        and _hindrance(operation) is None
+    )
+
+
 def _unknown(operation):
     """Why an operation without a rule is not tried out; None if it is."""
     kind = type(operation)
@@ -194,7 +363,7 @@ def _unknown(operation):
         return f"{kind.__name__} overrides `call`"
     if isinstance(operation, operation_class("WhileLoop")):
         return "how often it runs may depend on the channels"
-    if kind.__module__.partition(".")[0] != "keras":
+    if is_custom(operation) and getattr(operation, "weights", None):
         return "a custom layer without a rule (see kprune.structured.register_channel_rule)"
     if isinstance(operation, keras.Layer) and operation.weights:
         return "has weights, and no rule"

@@ -21,6 +21,7 @@ class Slot:
 
     Attributes:
         layer: the `keras.Layer`.
+        name: str, its name, after those of the custom layers that it is in.
         use: the `Use` of the variable.
         axis: int >= 0.
         index: int array, for each position of the axis the channel of the group, from 0;
@@ -30,6 +31,7 @@ class Slot:
     """
 
     layer: keras.Layer
+    name: str
     use: Use
     axis: int
     index: np.ndarray
@@ -74,12 +76,12 @@ class ChannelGroup:
     @property
     def producers(self) -> list[str]:
         """Names of the layers that make the channels."""
-        return list(dict.fromkeys(s.layer.name for s in self.slots if s.makes))
+        return list(dict.fromkeys(s.name for s in self.slots if s.makes))
 
     @property
     def consumers(self) -> list[str]:
         """Names of the layers that multiply them with weights."""
-        inside = [s.layer.name for s in self.slots if s.use.applications and not s.makes]
+        inside = [s.name for s in self.slots if s.use.applications and not s.makes]
         return [name for name in dict.fromkeys(inside) if name not in self.producers]
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class ChannelGroup:
 def find_groups(graph):
     """Return the `ChannelGroup`s of a `ChannelGraph`, in the order of their first layer."""
     slots = [
-        (record.layer, use, axis, graph.labels.find(labels))
+        (record, use, axis, graph.labels.find(labels))
         for record in graph.layers.values()
         for use in record.uses.values()
         for axis, labels in use.axes.items()
@@ -139,11 +141,12 @@ def _counts(arrays):
 def _group(roots, where, reasons, counted, slots, widths):
     made = []
     for i, _ in where:
-        layer, use, axis, found = slots[i]
+        record, use, axis, found = slots[i]
         index = np.searchsorted(roots, found)
         index = np.where(np.isin(found, roots), index, -1)
-        made.append(Slot(layer, use, axis, index, axis in use.makes, axis in use.takes))
-    makers = [slot.layer.name for slot in made if slot.makes] or [made[0].layer.name]
+        makes, takes = axis in use.makes, axis in use.takes
+        made.append(Slot(record.layer, record.name, use, axis, index, makes, takes))
+    makers = [slot.name for slot in made if slot.makes] or [made[0].name]
     frozen, inexact = map(list, reasons)
     if len(roots) < 2 and not frozen:
         frozen = ["only one channel"]
@@ -183,6 +186,15 @@ def open_groups(groups, model, weights, reason="left out by `layers`"):
         )
 
 
+def keep_groups(groups, heads, hidden):
+    """Freeze attention heads, or the channels that norms go over, unless they may go."""
+    for group in groups:
+        if not heads and not group.counted and not group.frozen:
+            group.frozen.append("heads=False")
+        if not hidden and group.inexact and not group.frozen:
+            group.frozen.append(f"{group.inexact[0]}; hidden=True lets them go all the same")
+
+
 def _count_costs(groups):
     cost = Cost(groups)
     everything = np.array([group.channels for group in groups])
@@ -204,11 +216,15 @@ class ChannelReport(Printable):
         groups: list of `ChannelGroup`s.
         untouched: list of `(layer name, class name, reason)`, the layers with weights whose
             own channels are in no group, because there is no rule for them.
+        opened: list of `(layer name, class name, reason)`, the custom layers that were looked
+            into; with fewer channels they become the Keras layers that are inside, or, where
+            an argument says the new number or there is a reason, stay of their class.
     """
 
     model: str
     groups: list
     untouched: list = dataclasses.field(default_factory=list)
+    opened: list = dataclasses.field(default_factory=list)
 
     def __iter__(self) -> Iterator[ChannelGroup]:
         return iter(self.groups)
@@ -221,6 +237,10 @@ class ChannelReport(Printable):
             "untouched": [
                 {"layer": name, "class": kind, "reason": reason}
                 for name, kind, reason in self.untouched
+            ],
+            "opened": [
+                {"layer": name, "class": kind, "stays": reason}
+                for name, kind, reason in self.opened
             ],
         }
 
@@ -247,8 +267,23 @@ class ChannelReport(Printable):
                     f"{name} ({kind}) keeps its own channels: {reason}."
                     for name, kind, reason in self.untouched
                 ),
+                *_of_opened(self.opened),
             ],
         )
+
+
+def _of_opened(opened):
+    """What happens to custom layers, a line for each class and reason."""
+    alike = {}
+    for name, kind, reason in opened:
+        alike.setdefault((kind, reason), []).append(name)
+    for (kind, reason), names in alike.items():
+        becomes = (
+            "of the same class, if an argument says their number, or the layers inside"
+            if reason is None
+            else f"of the same class: {reason}"
+        )
+        yield f"{_listed(names)} ({kind}), with fewer channels: {becomes}."
 
 
 def _listed(names, most=4):

@@ -1,5 +1,7 @@
 """Labels: integers that name channels, and the sets of labels that are coupled."""
 
+import contextlib
+
 import numpy as np
 
 FIXED = -1  # The label of a position that cannot be removed.
@@ -12,6 +14,16 @@ class Labels:
         self._parent = np.zeros(0, np.int64)
         self._frozen, self._inexact, self._uncounted = [], [], set()
 
+    @contextlib.contextmanager
+    def attempt(self):
+        """Whatever was said meanwhile is taken back on an exception."""
+        before = self._parent.copy(), list(self._frozen), list(self._inexact), set(self._uncounted)
+        try:
+            yield
+        except Exception:
+            self._parent, self._frozen, self._inexact, self._uncounted = before
+            raise
+
     def new(self, n, counted=True):
         """Return `n` fresh labels; `counted` says whether their number is one to round."""
         labels = np.arange(len(self._parent), len(self._parent) + n)
@@ -19,6 +31,10 @@ class Labels:
             self._uncounted.update(labels.tolist())
         self._parent = np.concatenate([self._parent, labels])
         return labels
+
+    def uncount(self, labels):
+        """Say that labels are of things whose number is not one to round, such as heads."""
+        self._uncounted.update(labels[labels != FIXED].tolist())
 
     def find(self, labels):
         """Return the representative of each label's set; FIXED stays FIXED."""

@@ -67,17 +67,23 @@ class _Run:
         self._graph, self.found = graph, {}
         random = np.random.default_rng(0)
         inputs = graph_of(graph.model).inputs
+        # What a custom layer makes of its own weights was recorded for one example.
+        examples = 1 if any(one.closed for one in graph.openings.values()) else _EXAMPLES
         values = [
-            _random(random, (t.shape[0] or _EXAMPLES, *graph.tensors[id(t)].shape[1:]), t.dtype)
+            _random(random, (t.shape[0] or examples, *graph.tensors[id(t)].shape[1:]), t.dtype)
             for t in inputs
         ]
         # Layers may count, or remember what they have seen.
         before = [(v, keras.ops.convert_to_numpy(v)) for v in graph.model.non_trainable_variables]
         try:
-            walk(graph.model, [_Known(value) for value in values], self._step)
+            walk(graph.model, [_Known(value) for value in values], self._step, inside=self._inside)
         finally:
             for variable, value in before:
                 variable.assign(value)
+
+    def _inside(self, node, values):
+        opening = self._graph.openings.get(id(node))
+        return None if opening is None else opening.graph
 
     def _step(self, node, given):
         """The outputs of a call, evaluated on `_Known` arguments, as such."""

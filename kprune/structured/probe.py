@@ -39,7 +39,7 @@ class Prober:
         self._labels = labels
         self._known, self._checked = {}, set()
 
-    def follow(self, operation, arguments, inputs, outputs):
+    def follow(self, operation, arguments, inputs, outputs, axis=None):
         """Return the output `Tensor`s with their channels, tying labels that meet.
 
         Args:
@@ -47,19 +47,28 @@ class Prober:
             arguments: the node's `SymbolicArguments`.
             inputs: list of `Tensor`s, for `arguments.keras_tensors`.
             outputs: list of `Tensor`s without channels.
+            axis: int below 0, the axis of the outputs to take for that of the channels if more
+                than one may be, as where a shape is split; by default what ties the fewest.
 
         Raises:
             Unsafe: channels mix, their number is in the operation's arguments, or the
                 operation raised whatever exception while it was tried out.
         """
         try:
-            return self._follow(operation, arguments, inputs, outputs)
+            own = [tensor.batch_first() for tensor in outputs]
+            batches = [[t.batch for t in inputs], [t.batch for t in outputs]]
+            inputs = [tensor.batch_first() for tensor in inputs]
+            found = self._follow(operation, arguments, inputs, own, axis, batches)
+            return [
+                output.with_channels(output.own_axis(one.axis), one.labels)
+                for output, one in zip(outputs, found)
+            ]
         except Unsafe:
             raise
         except Exception as error:
             raise Unsafe.because("could not be tried out", error) from error
 
-    def _follow(self, operation, arguments, inputs, outputs):
+    def _follow(self, operation, arguments, inputs, outputs, axis, batches):
         # Seen in training alone, which is not tried out.
         if any(n not in (None, 1) for n in getattr(operation, "noise_shape", None) or ()):
             raise Unsafe("its noise_shape may name the number of channels")
@@ -68,7 +77,7 @@ class Prober:
             return outputs
         if any(isinstance(a, keras.Variable) for a in _leaves(arguments)):
             raise Unsafe("takes a variable that may change")
-        run = _Run(operation, arguments, inputs, outputs)
+        run = _Run(operation, arguments, inputs, outputs, axis, batches)
         key = run.key()
         if key not in self._known:
             self._known[key] = run.relations(), run.full
@@ -126,9 +135,9 @@ class Prober:
 class _Run:
     """One operation, ready to be run on values of our own."""
 
-    def __init__(self, operation, arguments, inputs, outputs):
-        self.operation, self.arguments = operation, arguments
-        self.inputs, self.outputs = inputs, outputs
+    def __init__(self, operation, arguments, inputs, outputs, axis, batches):
+        self.operation, self.arguments, self._batches = operation, arguments, batches
+        self.inputs, self.outputs, self.axis = inputs, outputs, axis
         self.numbers, self.codes = {}, {}
         for i, tensor in enumerate(inputs):
             if tensor.axis is not None:
@@ -142,6 +151,7 @@ class _Run:
         return (
             identity_of(self.operation),
             identity_of(plain),
+            (self.axis, str(self._batches)),
             *((t.shape, t.dtype, t.axis) for t in (*self.inputs, *self.outputs)),
             *((i, codes.tobytes()) for i, codes in self.codes.items()),
         )
@@ -166,7 +176,8 @@ class _Run:
                     raise ValueError("nothing is left at these lengths")
                 if (array == _MIXED).any():
                     raise Unsafe("mixes channels")
-            relation = _along_one_axis(depends, {i: len(n) for i, n in self.numbers.items()})
+            counts = {i: len(n) for i, n in self.numbers.items()}
+            relation = _along_one_axis(depends, counts, self.axis)
             if relation is not None:
                 axis = relation[0]
                 if next(iter(depends.values())).shape[axis] != output.shape[axis]:
@@ -212,6 +223,8 @@ class _Run:
         expected = [drop(v, *kept) for v, kept in zip(self._outputs(values), kept_out)]
         fewer = [drop(v, *kept) for v, kept in zip(values, kept_in)]
         reason = "does not do the same on fewer channels: its arguments may name their number"
+        if any(t.axis is None and _may_meet(t, self.inputs) for t in self.inputs):
+            reason = "joins them with channels that stay"
         try:
             got = self._outputs(fewer, kept_in, kept_out)
         except Exception as error:
@@ -237,17 +250,41 @@ class _Run:
 
     def _outputs(self, values, kept_in=None, kept_out=None):
         tensors = [
-            keras.ops.convert_to_tensor(v, dtype=t.dtype) for v, t in zip(values, self.inputs)
+            keras.ops.convert_to_tensor(np.moveaxis(v, 0, batch), dtype=t.dtype)
+            for v, t, batch in zip(values, self.inputs, self._batches[0])
         ]
         known = {id(t): v for t, v in zip(self.arguments.keras_tensors, tensors)}
         args, kwargs = self.arguments.fill_in(known)
         operation = self.operation
         if kept_in is not None:
+            kept_in, kept_out = (
+                [(_with_batch(axis, kept, len(t.shape), batch)) for (axis, kept), t, batch in each]
+                for each in (
+                    zip(kept_in, self.inputs, self._batches[0]),
+                    zip(kept_out, self.outputs, self._batches[1]),
+                )
+            )
             operation, args, kwargs = resized(operation, list(args), kwargs, kept_in, kept_out)
         outputs = call(operation, args, kwargs)
+        outputs = [np.moveaxis(one, axis, 0) for one, axis in zip(outputs, self._batches[1])]
         if any(output.shape[:1] != values[0].shape[:1] for output in outputs):
             raise Unsafe("changes the batch axis")
         return outputs
+
+
+def _with_batch(axis, kept, rank, batch):
+    """The axis in a tensor whose batch is not its first one."""
+    return axis if axis is None or axis + rank > batch else axis - 1, kept
+
+
+def _may_meet(tensor, others):
+    """Whether a tensor without channels is as long as another one along its channels."""
+    return any(
+        other.axis is not None
+        and len(tensor.shape) > -other.axis
+        and tensor.shape[other.axis] == other.shape[other.axis]
+        for other in others
+    )
 
 
 def _drops(known):
@@ -306,12 +343,13 @@ def _decoded(reactions):
     return np.where(none, _NONE, np.where(both | neither, _MIXED, codes))
 
 
-def _along_one_axis(depends, numbers):
+def _along_one_axis(depends, numbers, wanted=None):
     """Find the axis whose positions are channels, and which meet in each position.
 
     Args:
         depends: dict from an input to an int array, the code each output element has of it.
         numbers: dict from an input to how many codes it has.
+        wanted: int below 0, an axis to take if it will do.
 
     Returns:
         `(axis, [(input, positions, codes)])`, or None when nothing depends on a channel.
@@ -320,7 +358,8 @@ def _along_one_axis(depends, numbers):
     if all((array == _NONE).all() for array in depends.values()):
         return None
     best = (1, None, None)
-    for axis in range(-1, -len(shape) - 1, -1):
+    axes = range(-1, -len(shape) - 1, -1)
+    for axis in axes if wanted is None else sorted(axes, key=lambda axis: axis != wanted):
         pairs, strict = [], True
         for source, array in depends.items():
             rows = np.moveaxis(array, axis, 0).reshape(shape[axis], -1)
@@ -334,7 +373,7 @@ def _along_one_axis(depends, numbers):
         classes = len(np.unique(pairs[0][2])) if single else _classes(pairs, numbers)
         if classes > best[0]:
             best = (classes, axis, pairs)
-        if strict and classes > 1:
+        if classes > 1 and (strict or axis == wanted):
             break
     if best[1] is None:
         raise Unsafe("leaves no axis of channels")

@@ -18,14 +18,16 @@ from kprune.structured.budget import Sizes, check_counts, fit_budget, fit_measur
 from kprune.structured.costs import Cost, calibrate
 from kprune.structured.gradients import scores_on_data
 from kprune.structured.graph import ChannelGraph
-from kprune.structured.groups import ChannelReport, find_groups, open_groups
+from kprune.structured.groups import ChannelReport, find_groups, keep_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.surgery import cut
 
 _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
-def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelReport:
+def channel_groups(
+    model: keras.Model, free_dim: int | None = None, heads: bool = True, hidden: bool = False
+) -> ChannelReport:
     """Return the dependency groups of a model: coupled channels, and why some must stay.
 
     Example:
@@ -40,6 +42,8 @@ def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelRe
         model: a built Keras model: Sequential, functional, or one that can be traced.
         free_dim: int, the size to use for dynamic dimensions; by default
             224 for images and 64 for everything else.
+        heads: bool, whether attention heads may go, as in `prune_channels`.
+        hidden: bool, whether channels that a LayerNormalization goes over may go, as there.
 
     Returns:
         A `ChannelReport`: prints as a table, and iterates over its `ChannelGroup`s.
@@ -52,9 +56,14 @@ def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelRe
     with contextlib.suppress(ValueError):  # Then the rules' own counts are what there is.
         calibrate(graph)
     untouched = [
-        (layer.name, type(layer).__name__, reason) for layer, reason in graph.untouched.values()
+        (graph.name_of(layer), type(layer).__name__, reason)
+        for layer, reason in graph.untouched.values()
     ]
-    return ChannelReport(model.name, find_groups(graph), untouched)
+    groups = find_groups(graph)
+    keep_groups(groups, heads, hidden)
+    opened = {id(one.layer): one for one in graph.openings.values()}.values()
+    forms = [(graph.name_of(o.layer), type(o.layer).__name__, o.closed) for o in opened]
+    return ChannelReport(model.name, groups, untouched, forms)
 
 
 def prune_channels(
@@ -70,6 +79,8 @@ def prune_channels(
     data: Any = None,
     loss: Any = None,
     free_dim: int | None = None,
+    heads: bool = True,
+    hidden: bool = False,
 ) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
@@ -110,6 +121,10 @@ def prune_channels(
         loss: the loss to take gradients of, for `Taylor()`; the model's own by default.
         free_dim: int, the size to count FLOPs with for dimensions that the model leaves
             free; by default 224 for images and 64 for everything else.
+        heads: bool, whether attention heads may go.
+        hidden: bool, whether channels that a LayerNormalization goes over may go, such as the
+            hidden size of a Transformer. Without them it has another mean and variance, so
+            that the model computes something else than with zeros in their place.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -129,6 +144,7 @@ def prune_channels(
     graph = ChannelGraph(functional_form(model), free_dim)
     total = _total(kind, graph)
     groups = find_groups(graph)
+    keep_groups(groups, heads, hidden)
     open_groups(groups, model, selection.choose(weights_of(model), layers))
     sizes = [Sizes(group, round_to, min_channels) for group in groups]
     scores = _scores(graph, groups, criterion, data, loss)

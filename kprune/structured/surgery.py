@@ -6,9 +6,19 @@ import warnings
 import keras
 import numpy as np
 
-from kprune.graphs.layer_copy import copy_state
+from kprune._keras.layers import flatten_layers
+from kprune.graphs.layer_copy import CannotCopy, copy_state, pairs
 from kprune.graphs.rebuild import Rebuild, input_like
+from kprune.structured.opening import calls
 from kprune.structured.operations import made_again, resized
+from kprune.structured.same_class import (
+    all_tensors,
+    cut_value,
+    is_copied,
+    run_after,
+    set_entry,
+    smaller_config,
+)
 from kprune.training.at_risk import watch_zeros
 from kprune.training.zeros import sparse_variables
 
@@ -41,6 +51,8 @@ class _Surgeon(Rebuild):
         self._variants = collections.defaultdict(list)  # Of layers that are resized by the call.
         self._sparse = {id(variable) for variable in sparse_variables(graph.model)}
         self._at_risk = []  # New weights that zeros may leave.
+        self._said = {}  # Of custom layers, what changes in the configuration; None: expanded.
+        self._expansions = collections.Counter()
 
     def smaller(self, adjust):
         """Return the smaller model; `adjust` as in `cut`."""
@@ -65,11 +77,19 @@ class _Surgeon(Rebuild):
     def change_config(self, layer, config):
         record = self._graph.layers.get(id(layer))
         for path, (labels, function) in (record.sizes if record else {}).items():
-            _set_entry(config, path, function(self._kept(labels).sum()))
+            set_entry(config, path, function(self._kept(labels).sum()))
+        for path, value in (self._said.get(id(layer)) or {}).items():
+            set_entry(config, path, value)
         if id(layer) in self._biases:
             config["use_bias"] = True
 
     def place(self, node, args, kwargs):
+        opening = self._graph.openings.get(id(node))
+        if opening is not None and not self._stays_of_its_class(opening):
+            given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+            new = keras.tree.flatten((args, kwargs))
+            tensors = [b for a, b in zip(given, new) if isinstance(a, keras.KerasTensor)]
+            return self._expanded(opening), [tensors if len(tensors) > 1 else tensors[0]], {}
         new = self.new_of(node.operation)
         operation, args, kwargs = resized(
             new,
@@ -82,11 +102,55 @@ class _Surgeon(Rebuild):
             operation = self._one_for_all(id(node.operation), operation)
         return operation, args, kwargs
 
+    def _stays_of_its_class(self, opening):
+        """Whether a custom layer is made again of its class, and how: see `self._said`."""
+        key = id(opening.layer)
+        if key not in self._said:
+            whole = self._is_whole(opening)
+            whole = whole and (opening.closed is not None or is_copied(self._graph, opening))
+            self._said[key] = {} if whole else self._smaller(opening)
+        return self._said[key] is not None
+
+    def _smaller(self, opening):
+        changes = smaller_config(self._graph, opening, self._gone)
+        if changes is None and opening.closed is not None:
+            raise CannotCopy(
+                f"{self._graph.named(opening.layer)} cannot be made again from its configuration: "
+                "its class needs a `get_config()` that has every argument of its constructor. What "
+                f"is inside cannot take its place either, for {opening.closed}."
+            )
+        return changes
+
+    def _is_whole(self, opening):
+        """Whether a custom layer loses nothing, nor anything that goes through it."""
+        tensors = [t for t in all_tensors(opening.graph) if id(t) in self._graph.tensors]
+        kept = [self._channels(tensor)[1] for tensor in tensors]
+        biased = any(id(part) in self._biases for part in flatten_layers(opening.layer))
+        whole = self._loses_nothing(opening.layer) and not biased
+        return whole and all(one is None or one.all() for one in kept)
+
+    def _loses_nothing(self, layer):
+        return all(kept.all() for v in layer.weights for kept in self._graph.kept(v, self._gone))
+
+    def _expanded(self, opening):
+        """The call of a custom layer, in its place; one for all calls that are alike."""
+        key = id(opening.layer), calls(opening.graph), tuple(opening.shapes)
+        if key not in self._new:
+            new = self._built_again(opening.graph)
+            number = self._expansions[id(opening.layer)]
+            new.name = f"{opening.layer.name}_{number}" if number else opening.layer.name
+            self._expansions[id(opening.layer)] += 1
+            self._new[key] = new
+        return self._new[key]
+
     def fill(self, layer, new):
-        record, bias = self._graph.layers.get(id(layer)), self._biases.get(id(layer))
-        values = [self._kept_of(layer, variable) for variable in layer.weights]
+        values = [
+            cut_value(keras.ops.convert_to_numpy(v), self._graph.kept(v, self._gone))
+            for v in layer.weights
+        ]
+        bias = self._biases.get(id(layer))
         if bias is not None:
-            bias = bias[self._kept_of_axis(layer, layer.kernel, -1)]
+            bias = bias[self._graph.kept(layer.kernel, self._gone)[-1]]
             if layer.bias is None:
                 values.append(np.zeros_like(bias))
         for value, variable in zip(values, new.weights, strict=True):
@@ -98,15 +162,11 @@ class _Surgeon(Rebuild):
             for old, variable, value in zip(layer.weights, new.weights, values)
             if id(old) in self._sparse and 0 < np.count_nonzero(value) < value.size
         ]
-        if record is None:
-            copy_state(layer, new)
-            return
-        for (path, _), (labels, function) in record.after.items():
-            share, part = float(np.mean(self._kept(labels))), new
-            for name in path[::2]:  # A path goes from "layer" to "config" to "layer" ...
-                part = getattr(part, name)
-            if share < 1:
-                function(part, share)
+        copy_state(layer, new, self._loses_nothing)
+        run_after(self._graph, layer, new, self._gone)
+        if id(layer) in self._said:  # What is known by the layers inside is theirs in the new one.
+            for old, part in pairs(layer, new):
+                self._new.setdefault(id(old), part)
 
     def _one_for_all(self, key, operation):
         """The operation, or an equal one that another call of the old one was given."""
@@ -120,32 +180,7 @@ class _Surgeon(Rebuild):
         return operation
 
     def _channels(self, tensor):
-        known = self._graph.tensors[id(tensor)]
-        return known.axis, None if known.axis is None else self._kept(known.labels)
+        return self._graph.kept_of_tensor(tensor, self._gone)
 
     def _kept(self, labels):
         return ~np.isin(self._graph.labels.find(labels), self._gone)
-
-    def _kept_of(self, layer, variable):
-        """A variable's values, less the channels that go."""
-        value = keras.ops.convert_to_numpy(variable)
-        for axis in range(value.ndim):
-            value = np.compress(self._kept_of_axis(layer, variable, axis), value, axis=axis)
-        return value
-
-    def _kept_of_axis(self, layer, variable, axis):
-        record = self._graph.layers.get(id(layer))
-        use = record.uses.get(id(variable)) if record else None
-        length = variable.shape[axis]
-        labels = use.axes.get(axis % len(variable.shape)) if use else None
-        return np.ones(length, bool) if labels is None else self._kept(labels)
-
-
-def _set_entry(config, path, value):
-    *parents, last = path
-    for name, following in zip(parents, path[1:]):
-        if isinstance(following, int):  # One of several sizes.
-            sizes = config[name]
-            config[name] = list(sizes) if isinstance(sizes, list | tuple) else [sizes]
-        config = config[name]
-    config[last] = value

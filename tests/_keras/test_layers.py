@@ -156,3 +156,13 @@ def test_attention_gate_where_there_is_one():
         return  # This Keras has none, for which the function says None.
     layer.build((None, 5, 4), (None, 5, 4))
     assert tuple(layers.attention_gate(layer).kernel.shape) == (4, 2, 3)
+
+
+def test_grouped_attention_parts():
+    layer = keras.layers.GroupQueryAttention(3, 4, 2)
+    layer.build((None, 5, 6), (None, 5, 6))
+    parts = layers.grouped_attention_parts(layer)
+    assert tuple(parts["query"].kernel.shape) == (6, 4, 3)
+    assert tuple(parts["key"].kernel.shape) == tuple(parts["value"].kernel.shape) == (6, 2, 3)
+    assert tuple(parts["output"].kernel.shape) == (4, 3, 6)
+    assert parts["gate"] is None

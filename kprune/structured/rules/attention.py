@@ -3,8 +3,9 @@
 import math
 
 import keras
+import numpy as np
 
-from kprune._keras.layers import attention_axes, attention_gate
+from kprune._keras.layers import attention_axes, attention_gate, grouped_attention_parts
 from kprune.structured.rules.registry import register_channel_rule
 
 
@@ -54,6 +55,41 @@ def _attention(call):
                 variable.assign(variable * math.sqrt(share))
 
     call.after(scored, keep_scores)
+    return call.outputs(-1, [out, *[None] * (len(call.output_shapes) - 1)])
+
+
+@register_channel_rule(keras.layers.GroupQueryAttention)
+def _grouped_query_attention(call):
+    """Whole groups of heads go, or the same heads of each group, whichever there are more of."""
+    layer, parts = call.layer, grouped_attention_parts(call.layer)
+    query, value = call.argument("query", 0), call.argument("value", 1)
+    key = call.argument("key", 2) or value
+    call.freeze_inputs("is not a query, key or value", besides=(query, key, value))
+    groups, each = layer.num_key_value_heads, layer.num_query_heads // layer.num_key_value_heads
+    if groups >= each:
+        shared = call.new(groups, "num_key_value_heads", counted=False)
+        heads = np.repeat(shared, each)
+    else:
+        shared = None
+        heads = np.tile(call.new(each, counted=False), groups)
+    call.size("num_query_heads", heads)
+    steps, others = (_positions(tensor) for tensor in (query, key))
+    for name, tensor, made, positions in (
+        ("query", query, heads, steps),
+        ("gate", query, heads, steps),
+        ("key", key, shared, others),
+        ("value", value, shared, others),
+    ):
+        if (dense := parts[name]) is not None:
+            taken = {0: call.channels_of(tensor)}
+            call.use(dense.kernel, {1: made}, taken, applications=positions)
+            call.use(dense.bias, along={0: made})
+    out = call.channels_of(query)  # As many come out.
+    call.use(parts["output"].kernel, {2: out}, {0: heads}, applications=steps)
+    call.use(parts["output"].bias, along={0: out})
+    if len(call.output_shapes) > 1:
+        call.freeze(heads, "its scores, which are returned, have an axis of heads")
+    call.product({"heads": heads}, 2 * layer.head_dim * steps * key.shape[1])
     return call.outputs(-1, [out, *[None] * (len(call.output_shapes) - 1)])
 
 

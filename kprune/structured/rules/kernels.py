@@ -40,7 +40,8 @@ def _einsum_dense(call):
             out, out_axis = tensor.labels, target.index(letter) - len(target)
     fresh = [letter for letter in target if letter not in source]
     if fresh and out is None:
-        letter = max(reversed(fresh), key=sizes.get)
+        heads = call.makes_heads and len(fresh) > 1
+        letter = fresh[-2] if heads else max(reversed(fresh), key=sizes.get)
         out_axis = target.index(letter) - len(target)
         out = call.new(sizes[letter])
         makes[kernel.index(letter)] = out
