@@ -17,6 +17,11 @@ from kprune.structured.tensors import Tensor
 _FREE_STEPS, _FREE_PIXELS = 64, 224
 
 
+def default_free_dim(inputs):
+    """Return the size that dynamic dimensions of a model with these inputs are taken to have."""
+    return _FREE_PIXELS if any(len(tensor.shape) == 4 for tensor in inputs) else _FREE_STEPS
+
+
 class ChannelGraph:
     """What is known of a model's channels.
 
@@ -37,8 +42,7 @@ class ChannelGraph:
         self.tensors = {}
         self.untouched = {}
         own_inputs = graph_of(model).inputs
-        images = any(len(tensor.shape) == 4 for tensor in own_inputs)
-        self.free_dim = free_dim or (_FREE_PIXELS if images else _FREE_STEPS)
+        self.free_dim = free_dim or default_free_dim(own_inputs)
         self._prober = Prober(self.labels)
         inputs = [
             Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
