@@ -100,10 +100,11 @@ def _cosine(source, output):
     a, b = (keras.ops.cast(value, "float32") for value in (source, output))
     first = keras.config.image_data_format() == "channels_first" and len(a.shape) > 3
     axis = 1 if first else -1
-    product = keras.ops.sum(a * b, axis=axis)
-    norms = keras.ops.sqrt(keras.ops.sum(a * a, axis=axis) * keras.ops.sum(b * b, axis=axis))
+    lengths = [keras.ops.sqrt(keras.ops.sum(v * v, axis=axis)) for v in (a, b)]
+    product = keras.ops.maximum(lengths[0], 1e-12) * keras.ops.maximum(lengths[1], 1e-12)
+    cosines = keras.ops.sum(a * b, axis=axis) / product
     # Where both are zero, as in padding, nothing was changed.
-    cosines = keras.ops.where(norms > 0, product / keras.ops.maximum(norms, 1e-30), 1.0)
+    cosines = keras.ops.where(lengths[0] + lengths[1] > 0, cosines, 1.0)
     return float(keras.ops.convert_to_numpy(keras.ops.mean(cosines)))
 
 

@@ -1,5 +1,6 @@
 """Blocks: parts of a model that can be bypassed, since what comes out is like what went in."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -146,7 +147,7 @@ def blocks_of(model, free_dim=None):
         costs = operation_flops(model, free_dim or default_free_dim(graphs[0].inputs))
     except ValueError:  # Nothing that can be counted; what can be bypassed is known anyway.
         costs = {}
-    calls = [id(node.operation) for own in graphs for node in nodes(own)]
+    calls, behind = _calls(graphs[0]), _only_shaped_after(graphs[0])
     found, residual = [], set()
     for own in graphs:  # A nested one after the one around it.
         is_whole = own is graphs[0]
@@ -157,14 +158,16 @@ def blocks_of(model, free_dim=None):
         for kind, source, end, inside in spans:
             if is_whole and graph.is_output(end.outputs[0]):
                 continue  # What the model gives out is its own.
-            if kind == "layer" and id(end) in residual:
-                continue  # A part of a block.
+            if kind == "layer" and (id(end) in residual or id(end.outputs[0]) in behind):
+                continue  # A part of a block, or what makes the model's outputs.
             covered = _with_nested(inside)
             layers = _layers(covered)
             if any(len(w.shape) > 1 for layer in layers for w in layer.weights):
                 names = [layer.name for layer in layers]
                 size = sum({id(w): math.prod(w.shape) for x in layers for w in x.weights}.values())
-                cost = _flops(covered, costs, calls)
+                cost = round(calls[id(own)] * _flops(inside.values(), costs, calls))
+                if kind == "layer" and costs and not cost:
+                    continue  # It looks something up, as a table of positions does.
                 name = end.operation.name
                 found.append(
                     Block(name, kind, names, size, cost, source, end, inside, set(covered))
@@ -297,15 +300,46 @@ def _layers(covered):
     ]
 
 
-def _flops(covered, costs, calls):
-    """FLOPs of some nodes, of layers that are called elsewhere, too, their share."""
+def _calls(own, found=None):
+    """How often each graph and operation is called in one run of the model, by id."""
+    found = collections.Counter() if found is None else found
+    found[id(own)] += 1
+    for node in nodes(own):
+        inner = graph_of(node.operation)
+        if inner is None:
+            found[id(node.operation)] += 1
+        else:
+            _calls(inner, found)
+    return found
+
+
+def _only_shaped_after(own, found=None):
+    """The ids of tensors that reach an output of the model with no weights on the way."""
+    found = {id(tensor) for tensor in own.outputs} if found is None else found
+    for node in reversed(nodes(own)):
+        if found.isdisjoint(map(id, node.outputs)):
+            continue
+        inner = graph_of(node.operation)
+        if inner is not None:
+            found.update(map(id, inner.outputs))
+            _only_shaped_after(inner, found)
+        if not getattr(node.operation, "weights", ()):
+            found.update(map(id, node.arguments.keras_tensors))
+    return found
+
+
+def _flops(inside, costs, calls):
+    """FLOPs of some nodes in one call of their graph."""
     total = 0.0
-    for operation in (node.operation for node in covered.values()):
-        if graph_of(operation) is None:
+    for operation in (node.operation for node in inside):
+        inner = graph_of(operation)
+        if inner is not None:
+            total += _flops(nodes(inner), costs, calls)
+        else:
             is_layer = isinstance(operation, keras.Layer)
             parts = flatten_layers(operation) if is_layer else [operation]
-            total += sum(costs.get(id(part), 0) for part in parts) / calls.count(id(operation))
-    return round(total)
+            total += sum(costs.get(id(part), 0) for part in parts) / calls[id(operation)]
+    return total
 
 
 def _listed(names, most=3):

@@ -6,6 +6,7 @@ from keras import layers, ops
 
 import kprune
 from kprune.structured import find_blocks
+from kprune.structured.depth import without
 
 
 def _names(model):
@@ -139,6 +140,47 @@ def test_what_makes_an_output_of_the_model_is_no_block():
     x = layers.Add()([x, layers.Dense(8)(x)])
     assert _names(_model(inputs, x)) == []
     assert "last" not in _names(_model(inputs, layers.Dense(8, name="last")(x)))
+
+
+def test_the_last_weights_before_an_output_are_no_block():
+    head = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8, name="hidden"), layers.Dense(8, name="logits")]
+    )
+    inputs = keras.Input((4,))
+    for outputs in (head(layers.Dense(8)(inputs)), ops.softmax(head(layers.Dense(8)(inputs)))):
+        assert _names(_model(inputs, outputs)) == ["hidden"]
+    sequence = keras.Input((6, 8))
+    x = layers.LSTM(8, return_sequences=True)(sequence)
+    assert _names(_model(sequence, layers.GlobalMaxPooling1D()(x))) == []
+
+
+def test_a_table_of_positions_is_no_block():
+    class Positions(keras.layers.Layer):
+        def build(self, shape):
+            self.table = self.add_weight(shape=shape[1:])
+
+        def call(self, inputs):
+            return inputs + self.table
+
+    model = [keras.Input((6, 8)), Positions(), layers.GRU(4), layers.Dense(2)]
+    assert _names(keras.Sequential(model)) == []
+
+
+def test_flops_of_a_nested_model_that_is_called_twice():
+    inner = keras.Input((8,))
+    y = layers.Add(name="inner")([inner, layers.Dense(8)(inner)])
+    shared = keras.Model(inner, layers.Dense(8, name="second")(y), name="shared")
+    inputs = keras.Input((4,))
+    x = layers.Dense(8)(inputs)
+    for name in ("first", "again"):
+        x = layers.Add(name=name)([x, shared(x)])
+    model = _model(inputs, layers.Dense(1)(x))
+    found = {block.name: block for block in find_blocks(model)}
+    assert set(found) == {"first", "again", "inner"}
+    for block in found.values():
+        assert kprune.flops(without(model, [block])).total == (
+            kprune.flops(model).total - block.flops
+        )
 
 
 def test_blocks_in_nested_models_and_around_others():
