@@ -69,8 +69,9 @@ class Block:
         return keras.ops.copy if loses_mask else left_out
 
     def overlaps(self, other: "Block") -> bool:
-        """Whether a call is in both."""
-        return bool(self.covered & other.covered)
+        """Whether a call is in both; a model that both call, each on its own, is not."""
+        nested = id(self.end) in other.covered or id(other.end) in self.covered
+        return nested or bool(self.inside.keys() & other.inside.keys())
 
     def to_dict(self) -> dict[str, Any]:
         """Return what it is as plain data."""
