@@ -204,16 +204,17 @@ def _row(model, share, files):
     import kprune
     from kprune.structured import prune
 
-    model = _sized(model)
     cuts, own = [], prune.cut
     prune.cut = lambda graph, gone: cuts.append((graph, gone, own(graph, gone))) or cuts[-1][2]
     try:
-        small = kprune.prune_channels(model, flops=share, round_to=4)
+        small = kprune.prune_channels(model, flops=share, round_to=4, free_dim=_free(model))
     except ValueError as error:
         return ["-"] * 7 + [str(error).split(". See")[0][:160]]
     finally:
         prune.cut = own
-    reached = kprune.flops(small).total / kprune.flops(model).total
+    free_dim = _free(model)
+    reached = kprune.flops(small, free_dim=free_dim).total
+    reached /= kprune.flops(model, free_dim=free_dim).total
     inputs = _inputs(model)
     graph, gone, _ = next(one for one in cuts if one[2] is small)
     error = _error(model, small, graph, gone, inputs)
@@ -230,13 +231,20 @@ def _row(model, share, files):
         if not files or keras.backend.backend() != "tensorflow":
             exports = []
         done = [
-            _tried(lambda f=f, end=end: f(small, Path(folder) / f"model.{end}", inputs=inputs))
+            _tried(
+                lambda f=f, end=end: f(_sized(small), Path(folder) / f"model.{end}", inputs=inputs)
+            )
             for f, end in zip(exports, ("tflite", "onnx"))
         ]
     trained = _tried(lambda: _train(small, inputs))
     done += ["-"] * (2 - len(done))
     expanded = f"{len(kinds - kept)} of {len(kinds)}" if kinds else "-"
     return [f"{reached:.3f}", expanded, f"{error:.0e}", loaded, trained, *done, _stays(model)]
+
+
+def _free(model):
+    """The length of sequences, for a model that leaves it open."""
+    return LENGTH if any(None in tensor.shape[1:] for tensor in model.inputs) else None
 
 
 def _sized(model):
@@ -258,7 +266,7 @@ def _inputs(model, batch=2):
     random = np.random.default_rng(0)
 
     def one(tensor):
-        shape = (batch, *tensor.shape[1:])
+        shape = (batch, *(n or LENGTH for n in tensor.shape[1:]))
         if "mask" in tensor.name:
             return np.ones(shape, tensor.dtype)
         if "int" in tensor.dtype:
@@ -326,7 +334,9 @@ def _stays(model):
     import kprune
 
     reasons = collections.Counter(
-        group.frozen[0].split(": ", 1)[-1] for group in kprune.channel_groups(model) if group.frozen
+        group.frozen[0].split(": ", 1)[-1][:80]
+        for group in kprune.channel_groups(model, free_dim=_free(model))
+        if group.frozen
     )
     return "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(2)).replace("|", "/")
 

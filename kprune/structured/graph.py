@@ -1,5 +1,7 @@
 """The channel graph: which channels of which variables are coupled."""
 
+import itertools
+
 import keras
 import numpy as np
 
@@ -175,17 +177,24 @@ class ChannelGraph:
 
     def _plain_outputs(self, node, tensors):
         """The outputs of a node without channels, their shapes known but for the batch."""
-        outputs = node.outputs
+        outputs, failure = node.outputs, None
         if isinstance(node.operation, _MOVES) or any(tensor.batch for tensor in tensors):
             return _with_batches(node, tensors)
-        if any(None in output.shape[1:] for output in outputs):
-            sized = [keras.KerasTensor(one.shape, dtype=one.dtype) for one in tensors]
+        # With the batch open, if that will do; and as EinsumDense is told, or as it really is.
+        for batch, specified in itertools.product(
+            (None, 1),
+            (type(node.operation).compute_output_spec, keras.Operation.compute_output_spec),
+        ):
+            if not any(None in output.shape[1:] for output in outputs):
+                break
+            sized = [keras.KerasTensor((batch, *t.shape[1:]), dtype=t.dtype) for t in tensors]
             args, kwargs = call_arguments(node, sized)
-            outputs = _specified(node.operation.compute_output_spec, args, kwargs)
-            if any(None in output.shape[1:] for output in outputs):  # As EinsumDense is told to.
-                outputs = _specified(
-                    keras.Operation.compute_output_spec, (node.operation, *args), kwargs
-                )
+            try:
+                outputs = _specified(specified, (node.operation, *args), kwargs)
+            except Exception as error:
+                failure = failure or error
+        if any(None in output.shape[1:] for output in outputs):
+            raise failure or Unsafe("its shapes are not known")
         return [Tensor((None, *output.shape[1:]), _dtype(output)) for output in outputs]
 
     def _step(self, node, tensors):
