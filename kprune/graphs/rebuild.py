@@ -32,6 +32,11 @@ def input_like(tensor, shape=None):
     return new
 
 
+def left_out(tensor):
+    """Return the tensor: what `place` has called in the place of an operation that leaves."""
+    return tensor
+
+
 def build_again(model, place, new_input=input_like, kind=keras.Model):
     """Build a model from another one's graph, of the same name and structure.
 
@@ -39,7 +44,7 @@ def build_again(model, place, new_input=input_like, kind=keras.Model):
         model: a functional model or a built Sequential one.
         place: function from a node, `args` and `kwargs` to what is called in the new model, on
             which arguments: `(callable, args, kwargs)`. A Sequential model is one again if these
-            are operations; their arguments are not looked at then.
+            are operations or `left_out`; their arguments are not looked at then.
         new_input: function from an input of the model to the new one.
         kind: class of the new model, unless it is Sequential.
     """
@@ -64,6 +69,7 @@ def _sequential(model, own, place, new_input):
     calls = {id(node.operation): node for node in nodes(own)}
     each = [calls[id(layer)] for layer in model.layers]
     placed = [place(node, node.arguments.args, {})[0] for node in each]
+    placed = [operation for operation in placed if operation is not left_out]
     if not all(isinstance(operation, keras.Operation) for operation in placed):
         return None
     return keras.Sequential([*map(new_input, own.inputs), *placed], name=model.name)

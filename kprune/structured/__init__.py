@@ -1,7 +1,9 @@
-"""Channels that leave the model: graph, groups, surgery."""
+"""Channels and blocks that leave the model: graph, groups, surgery."""
 
+from kprune.structured.blocks import Block, BlockReport
 from kprune.structured.call import Call
 from kprune.structured.channels import Channels
+from kprune.structured.depth import find_blocks, remove_blocks
 from kprune.structured.groups import ChannelGroup, ChannelReport
 from kprune.structured.importance import BatchNormScale
 from kprune.structured.prune import channel_groups, prune_channels
@@ -12,14 +14,18 @@ from kprune.structured.slimming import Slimming
 
 __all__ = [
     "BatchNormScale",
+    "Block",
+    "BlockReport",
     "Call",
     "ChannelGroup",
     "ChannelReport",
     "Channels",
     "Slimming",
     "channel_groups",
+    "find_blocks",
     "prune_channels",
     "recalibrate_batchnorm",
     "register_channel_rule",
+    "remove_blocks",
     "shrink",
 ]

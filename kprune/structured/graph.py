@@ -23,6 +23,11 @@ _FREE_STEPS, _FREE_PIXELS = 64, 224
 _MOVES = tuple(map(operation_class, ("Transpose", "Moveaxis", "Swapaxes")))  # May move the batch.
 
 
+def default_free_dim(inputs):
+    """Return the size that dynamic dimensions of a model with these inputs are taken to have."""
+    return _FREE_PIXELS if any(len(tensor.shape) == 4 for tensor in inputs) else _FREE_STEPS
+
+
 class ChannelGraph:
     """What is known of a model's channels.
 
@@ -42,8 +47,7 @@ class ChannelGraph:
     def __init__(self, model, free_dim=None):
         self.model = model
         own_inputs = graph_of(model).inputs
-        images = any(len(tensor.shape) == 4 for tensor in own_inputs)
-        self.free_dim = free_dim or (_FREE_PIXELS if images else _FREE_STEPS)
+        self.free_dim = free_dim or default_free_dim(own_inputs)
         self.openings = {}
         self._whole = set()  # Ids of nodes whose channels are not followed as heads.
         self._follow()

@@ -20,6 +20,7 @@ from kprune.structured.gradients import scores_on_data
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import ChannelReport, find_groups, keep_groups, open_groups
 from kprune.structured.importance import channel_scores
+from kprune.structured.joint import prune_with_depth
 from kprune.structured.surgery import cut
 
 _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
@@ -81,6 +82,7 @@ def prune_channels(
     free_dim: int | None = None,
     heads: bool = True,
     hidden: bool = False,
+    depth: bool = False,
 ) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
@@ -117,14 +119,20 @@ def prune_channels(
         layers: which layers may lose the channels they make; all by default. A layer's
             name (`*` and `?` are wildcards), a class, a layer, a predicate, a list of
             those, or a dict from those to None, for layers to leave as they are.
-        data: `(x, y)` or a dataset for `fit`, for `Taylor()`.
-        loss: the loss to take gradients of, for `Taylor()`; the model's own by default.
+        data: `(x, y)` or a dataset for `fit`, for `Taylor()` and `depth`.
+        loss: the loss to take gradients of, for `Taylor()`, and to measure, for `depth`; the
+            model's own by default.
         free_dim: int, the size to count FLOPs with for dimensions that the model leaves
             free; by default 224 for images and 64 for everything else.
         heads: bool, whether attention heads may go.
         hidden: bool, whether channels that a LayerNormalization goes over may go, such as the
             hidden size of a Transformer. Without them it has another mean and variance, so
             that the model computes something else than with zeros in their place.
+        depth: bool, whether whole blocks may leave as well (see
+            `kprune.structured.find_blocks`), by the loss on `data`. For each number of blocks,
+            the least important of which leave first, channels make up the rest of the budget;
+            the model whose loss is lowest, before any training, is what comes back. For
+            `flops` and `params`, without `layers`.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -141,6 +149,12 @@ def prune_channels(
     check_counts(**{name: value for name, value in optional.items() if value is not None})
     criterion, allocation = criterion or Magnitude(), allocation or Global()
     _check_kinds(criterion, allocation)
+    if depth:
+        return _with_depth(
+            model, kind, share, layers, data, loss, criterion=criterion, allocation=allocation,
+            round_to=round_to, min_channels=min_channels, free_dim=free_dim, heads=heads,
+            hidden=hidden,
+        )  # fmt: skip
     graph = ChannelGraph(functional_form(model), free_dim)
     total = _total(kind, graph)
     groups = find_groups(graph)
@@ -179,6 +193,21 @@ def prune_channels(
             stacklevel=2,
         )
     return small
+
+
+def _with_depth(model, kind, share, layers, data, loss, **options):
+    """The model without some blocks, and without some channels of the others."""
+    if kind == "channels" or layers is not None:
+        raise ValueError(
+            "depth=True takes a budget in `flops` or `params`, and no `layers`: call "
+            "kprune.structured.remove_blocks first, then prune_channels without depth. "
+            f"Received: {kind}={share:g}, layers={layers!r}"
+        )
+
+    def narrower(shallow, left, loss):
+        return prune_channels(shallow, **{kind: left}, data=data, loss=loss, **options)
+
+    return prune_with_depth(model, kind, share, data, loss, options["free_dim"], narrower)
 
 
 def _budget(**budgets):

@@ -1,0 +1,154 @@
+"""Scores of blocks: what the model loses without them, measured on data."""
+
+import keras
+import numpy as np
+
+from kprune._system.errors import first_line
+from kprune.graphs.walk import call_arguments, graph_of, walk
+
+_BATCH = 32
+
+
+class Trial:
+    """Runs a model on data, operation by operation, with some of its blocks bypassed.
+
+    Nothing is built for that, so that many choices can be tried.
+
+    Args:
+        model: a model with a graph, compiled with the loss if that is asked for.
+        batches: from `batches_of`.
+    """
+
+    def __init__(self, model, batches):
+        self._model, self._own, self._batches = model, graph_of(model), batches
+
+    def loss(self, removed=()):
+        """Return the mean loss on the data without some blocks, a float."""
+        total, number = 0.0, 0
+        for x, y, weight in self._batches:
+            if y is None:
+                raise ValueError("The loss needs targets: pass `data=(x, y)`.")
+            outputs = self._outputs(x, removed)
+            outputs = keras.tree.pack_sequence_as(self._own.output, outputs)
+            y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+            try:
+                loss = self._model.compute_loss(x, y, outputs, weight, training=False)
+            except Exception as error:
+                raise ValueError(
+                    f"The loss {self._model.loss!r} could not be computed on the targets in "
+                    f"`data`: {first_line(error)}"
+                ) from error
+            examples = keras.tree.flatten(x)[0].shape[0]
+            total += float(keras.ops.convert_to_numpy(loss)) * examples
+            number += examples
+        return total / number
+
+    def similarity(self, blocks):
+        """Return, for each block, the mean cosine similarity of its input and output.
+
+        The mean is over examples and positions; a position's channels are the vector.
+        """
+        sums, number = np.zeros(len(blocks)), 0
+        wanted = {id(t) for block in blocks for t in (block.source, block.output)}
+        for x, _, _ in self._batches:
+            seen = {}
+
+            def note(tensor, value, seen=seen):
+                if id(tensor) in wanted:
+                    seen[id(tensor)] = value
+                return value
+
+            self._outputs(x, (), note)
+            examples = keras.tree.flatten(x)[0].shape[0]
+            pairs = ((seen[id(b.source)], seen[id(b.output)]) for b in blocks)
+            sums += examples * np.array([_cosine(*pair) for pair in pairs])
+            number += examples
+        return sums / number
+
+    def _outputs(self, x, removed, look=lambda tensor, value: value):
+        dead = {key for block in removed for key in block.inside}
+        source_of = {id(block.output): id(block.source) for block in removed}
+        sources, values = set(source_of.values()), {}
+
+        def step(node, given):
+            if id(node) in dead or any(value is None for value in given):
+                return [None] * len(node.outputs)
+            args, kwargs = call_arguments(node, given)
+            return keras.tree.flatten(node.operation(*args, **kwargs))
+
+        def note(tensor, value):
+            if id(tensor) in source_of:
+                value = values[source_of[id(tensor)]]
+            if id(tensor) in sources:
+                values[id(tensor)] = value
+            return look(tensor, value)
+
+        try:
+            return walk(self._model, x, step, note)
+        except Exception as error:
+            shapes = [tuple(tensor.shape) for tensor in self._own.inputs]
+            raise ValueError(
+                f"{self._model.name!r} could not be run on `data`; its inputs have the shapes "
+                f"{shapes}. Received: {[tuple(leaf.shape) for leaf in x]}. {first_line(error)}"
+            ) from error
+
+
+def _cosine(source, output):
+    """The mean over positions of the cosine similarity of two tensors, a float."""
+    a, b = (keras.ops.cast(value, "float32") for value in (source, output))
+    first = keras.config.image_data_format() == "channels_first" and len(a.shape) > 3
+    axis = 1 if first else -1
+    product = keras.ops.sum(a * b, axis=axis)
+    norms = keras.ops.sqrt(keras.ops.sum(a * a, axis=axis) * keras.ops.sum(b * b, axis=axis))
+    # Where both are zero, as in padding, nothing was changed.
+    cosines = keras.ops.where(norms > 0, product / keras.ops.maximum(norms, 1e-30), 1.0)
+    return float(keras.ops.convert_to_numpy(keras.ops.mean(cosines)))
+
+
+def batches_of(data, inputs):
+    """Return data as a list of `(x, y, weight)`, `x` a list with a tensor for each input.
+
+    Args:
+        data: as in `remove_blocks`; None gives an empty list.
+        inputs: list of the model's input tensors.
+
+    Raises:
+        ValueError: no batch in it, or not an array for each input.
+    """
+    if data is None:
+        return []
+    several = isinstance(data, list) and len(inputs) > 1
+    if isinstance(data, tuple) and len(data) in (2, 3):
+        parts = _parts(data)
+    elif several or isinstance(data, dict) or hasattr(data, "shape"):
+        parts = _parts((data,))
+    elif isinstance(data, keras.utils.PyDataset):
+        parts = [data[i] for i in range(len(data))]
+    else:
+        parts = data
+    batches = [_batch(part, inputs) for part in parts]
+    if not batches:
+        raise ValueError("`data` has no batch in it.")
+    return batches
+
+
+def _parts(whole):
+    """Yield batches of arrays, as tuples."""
+    for start in range(0, len(keras.tree.flatten(whole)[0]), _BATCH):
+        part = slice(start, start + _BATCH)
+        yield keras.tree.map_structure(lambda array, part=part: array[part], whole)
+
+
+def _batch(batch, inputs):
+    pair = isinstance(batch, tuple | list) and len(batch) in (1, 2, 3)
+    x, y, weight = (*batch, None, None)[:3] if pair else (batch, None, None)
+    if isinstance(x, dict) and set(x) == {tensor.name for tensor in inputs}:
+        x = [x[tensor.name] for tensor in inputs]
+    x = keras.tree.flatten(x)
+    if len(x) != len(inputs):
+        raise ValueError(
+            f"`data` must hold an array for each of the model's {len(inputs)} inputs. "
+            f"Received: {len(x)}"
+        )
+    tensors = [keras.ops.convert_to_tensor(a, dtype=t.dtype) for a, t in zip(x, inputs)]
+    return tensors, y, weight
