@@ -1,5 +1,6 @@
 """The graph of a functional model, and operations as nodes in it."""
 
+from keras.src import backend
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops import core
 from keras.src.ops import numpy as _numpy
@@ -62,6 +63,14 @@ def producer(tensor):
     Needs `KerasTensor._keras_history`, the only link from a tensor to it.
     """
     return tensor._keras_history.operation
+
+
+def has_mask(tensor):
+    """Whether a `keras.KerasTensor` carries a mask, as the outputs of `Embedding` may.
+
+    Needs `keras.src.backend.get_keras_mask`: masks travel on tensors, beside the graph.
+    """
+    return backend.get_keras_mask(tensor) is not None
 
 
 def unconnected(operation):

@@ -67,8 +67,8 @@ class Trial:
 
     def _outputs(self, x, removed, look=lambda tensor, value: value):
         dead = {key for block in removed for key in block.inside}
-        source_of = {id(block.output): id(block.source) for block in removed}
-        sources, values = set(source_of.values()), {}
+        ends = {id(block.output): block for block in removed}
+        sources, values = {id(block.source) for block in removed}, {}
 
         def step(node, given):
             if id(node) in dead or any(value is None for value in given):
@@ -77,8 +77,10 @@ class Trial:
             return keras.tree.flatten(node.operation(*args, **kwargs))
 
         def note(tensor, value):
-            if id(tensor) in source_of:
-                value = values[source_of[id(tensor)]]
+            block = ends.get(id(tensor))
+            if block is not None:
+                value = values[id(block.source)]
+                value = None if value is None else block.bypass(value)
             if id(tensor) in sources:
                 values[id(tensor)] = value
             return look(tensor, value)

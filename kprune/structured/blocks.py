@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
-from kprune._keras.graph import operation_class
+from kprune._keras.graph import has_mask, operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.flops import operation_flops
+from kprune.graphs.rebuild import left_out
 from kprune.graphs.walk import call_arguments, graph_of, nodes
 from kprune.report import tables
 from kprune.report.tables import Printable
@@ -59,6 +60,12 @@ class Block:
     def output(self) -> keras.KerasTensor:
         """The tensor that `source` takes the place of."""
         return self.end.outputs[0]
+
+    @property
+    def bypass(self) -> Callable[[Any], Any]:
+        """What makes the output of `source`: the same tensor, but with no mask if it had none."""
+        loses_mask = has_mask(self.source) and not has_mask(self.output)
+        return keras.ops.copy if loses_mask else left_out
 
     def overlaps(self, other: "Block") -> bool:
         """Whether a call is in both."""
@@ -140,12 +147,13 @@ def blocks_of(model, free_dim=None):
     except ValueError:  # Nothing that can be counted; what can be bypassed is known anyway.
         costs = {}
     calls = [id(node.operation) for own in graphs for node in nodes(own)]
-    found = []
-    for own in graphs:
+    found, residual = [], set()
+    for own in graphs:  # A nested one after the one around it.
         is_whole = own is graphs[0]
         graph = _Graph(own)
         spans = [span for node in nodes(own) for span in graph.spans(node)]
-        residual = {key for kind, *_, inside in spans if kind == "residual" for key in inside}
+        for kind, *_, inside in spans:
+            residual.update(_with_nested(inside) if kind == "residual" else ())
         for kind, source, end, inside in spans:
             if is_whole and graph.is_output(end.outputs[0]):
                 continue  # What the model gives out is its own.

@@ -9,7 +9,7 @@ import numpy as np
 
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
-from kprune.graphs.rebuild import Rebuild, left_out
+from kprune.graphs.rebuild import Rebuild
 from kprune.graphs.walk import graph_of
 from kprune.structured.block_scores import Trial, batches_of
 from kprune.structured.blocks import BlockReport, blocks_of
@@ -183,7 +183,7 @@ class _Shallower(Rebuild):
             # The arguments' tensors come in the order of the node's own.
             given = [a for a in keras.tree.flatten((args, kwargs)) if _is_tensor(a)]
             index = [id(t) for t in node.arguments.keras_tensors].index(id(block.source))
-            return left_out, (given[index],), {}
+            return block.bypass, (given[index],), {}
         if id(node) in self._inside:
             # Nothing looks at these: what takes them in leaves as well.
             return lambda *args, **kwargs: node.outputs, args, kwargs

@@ -146,3 +146,14 @@ def test_compute_output_spec_of_the_operation_traces_the_call():
 
     spec = keras.Operation.compute_output_spec(Told(), keras.KerasTensor((None, 4)))
     assert spec.shape == (None, 4)
+
+
+def test_has_mask():
+    inputs = keras.Input((None,), dtype="int32")
+    embedded = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    assert graph.has_mask(embedded)
+    assert graph.has_mask(keras.layers.Dense(4)(embedded))
+    assert not graph.has_mask(inputs)
+    # Operations hand no mask on: what `bypass` in `structured/blocks.py` relies on.
+    assert not graph.has_mask(embedded + embedded)
+    assert not graph.has_mask(ops.copy(embedded))
