@@ -6,7 +6,7 @@ import numpy as np
 from kprune._system.errors import first_line
 from kprune.graphs.walk import call_arguments, graph_of, walk
 
-_BATCH = 32
+_BATCH = 128
 
 
 class Trial:
