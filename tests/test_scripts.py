@@ -63,6 +63,35 @@ def test_reproduce_mnist(tmp_path):
     assert result["pruned_error"] == only["pruned_error"] < 0.5
 
 
+def fake_reviews(folder):
+    """Reviews whose class can be seen: it is that of the characters."""
+    rng = np.random.default_rng(0)
+    arrays = {"vocabulary": np.array([chr(0x4E00 + i) for i in range(58)])}
+    for part, size in (("train", 1000), ("test", 200)):
+        labels = rng.integers(0, 2, size)
+        characters = rng.integers(2, 30, (size, 96)) + 30 * labels[:, None]
+        arrays |= {f"x_{part}": characters.astype("uint16"), f"y_{part}": labels}
+    np.savez(folder / "review_sentiment.npz", **arrays)
+
+
+@pytest.mark.slow
+def test_reproduce_depth(tmp_path):
+    fake_reviews(tmp_path)
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--seeds", 1, "--no-latency"]
+    done = run("reproduce_depth.py", *arguments, "--train-size", 800)
+    assert not done.stderr
+    assert "Blocks that stay" in done.stdout
+    report = json.loads(out.read_text())
+    assert report["accuracy_on"] == "200 test reviews"
+    (only,) = report["runs"]
+    assert len(only["blocks"]) <= 8
+    for arm in ("pruned", "channels", "random", "scratch"):
+        assert abs(only["flops"][arm] / only["flops"]["dense"] - 0.5) <= 0.03
+    assert only["accuracy"]["dense"] > 0.9
+    assert only["accuracy"]["pruned"] > 0.9
+
+
 @pytest.mark.slow
 def test_reproduce_compression(tmp_path):
     fake_mnist(tmp_path)
