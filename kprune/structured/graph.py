@@ -48,7 +48,8 @@ class ChannelGraph:
 
     def __init__(self, model, free_dim=None):
         self.model = model
-        self.free_dim = free_dim or default_free_dim(graph_of(model).inputs)
+        own_inputs = graph_of(model).inputs
+        self.free_dim = free_dim or default_free_dim(own_inputs)
         self.openings = {}
         self._whole = set()  # Ids of nodes whose channels are not followed as heads.
         self._follow()

@@ -36,6 +36,7 @@ def prune_with_depth(model, kind, share, data, loss, free_dim, prune):
         missing = "a loss: compile the model, or pass `loss=`" if loss is None else "`data=(x, y)`"
         raise ValueError(f"depth=True measures what blocks are worth: it needs {missing}.")
     batches = batches_of(data, graph_of(form).inputs)
+    total = _size(form, kind, free_dim)
     best, lowest, remarks, errors, last = None, None, [], [], None
     for shallow, left in _shallower(form, kind, share, batches, loss, free_dim):
         last = shallow
@@ -50,14 +51,16 @@ def prune_with_depth(model, kind, share, data, loss, free_dim, prune):
                 continue
         if left < share * (1 - _NEAR):
             continue  # With fewer blocks gone, channels came nearer, if anything could.
-        found = _loss_of(small, batches, loss)
+        reached = _size(small, kind, free_dim) / total
+        # One that misses the budget is taken only where all do.
+        found = abs(reached - share) > _NEAR * share, _loss_of(small, batches, loss)
         if lowest is None or found < lowest:
             best, lowest, remarks = small, found, warned
     if best is not None:
         for warning in remarks:
             warnings.warn(warning.message, stacklevel=3)
         return best
-    reached = _size(last, kind, free_dim) / _size(form, kind, free_dim)
+    reached = _size(last, kind, free_dim) / total
     if reached > share:
         raise errors[0]
     warnings.warn(
