@@ -1,6 +1,9 @@
 """The functional form of a model: the graph that channels are followed through."""
 
+import math
+
 import keras
+import numpy as np
 
 from kprune._system.errors import first_line
 from kprune.graphs.inputs import possible_inputs
@@ -49,6 +52,7 @@ def _recorded(model, arguments):
     )
     outputs = model.call(*inputs)
     functional = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
+    _refuse_copied_variables(model, functional)
     read = [n.arguments.keras_tensors for n in nodes(functional) if _takes_strings(n.operation)]
     strings = {id(tensor) for tensors in read for tensor in tensors if tensor.dtype != "string"}
     if not any(id(tensor) in strings for tensor in functional.inputs):
@@ -63,3 +67,36 @@ def _recorded(model, arguments):
 
 def _takes_strings(operation):
     return isinstance(operation, keras.layers.TextVectorization | keras.layers.StringLookup)
+
+
+def _refuse_copied_variables(model, functional):
+    """Raise ValueError where the graph holds the values of a variable, as of a tied projection.
+
+    Keras records `ops.transpose(embedding.embeddings)` in a `call` as a constant, which would no
+    longer be the variable: neither trained nor cut with it.
+    """
+    found = {}
+    for node in nodes(functional):
+        for value in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
+            is_own = isinstance(value, keras.KerasTensor | keras.Variable | np.ndarray)
+            if not is_own and keras.ops.is_tensor(value) and len(value.shape) > 1:
+                found[id(value)] = node.operation, value
+    for operation, value in found.values():
+        for variable in model.variables:
+            if _same_values(variable, value):
+                raise ValueError(
+                    f"{operation.name!r} takes the variable {variable.path!r} outside of a layer, "
+                    "which would be recorded as a constant. Read it in the `call` of a layer."
+                )
+
+
+def _same_values(variable, value):
+    """Whether a tensor holds the entries of a variable, in whatever order or float type."""
+    if math.prod(variable.shape) != math.prod(value.shape) or variable.dtype == "string":
+        return False
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    both = (keras.ops.cast(variable, dtype), value)
+    first, second = (
+        np.sort(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")).ravel()) for one in both
+    )
+    return np.array_equal(first, second)

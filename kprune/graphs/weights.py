@@ -114,11 +114,21 @@ def check_model(model):
                 "tensorflow_model_optimization, or build it with Keras 3 (`import keras`)."
             )
         raise TypeError(f"Expected a Keras 3 model.{hint} Received: {model!r} (of type {kind})")
-    if not is_built(model) and not any(weight.is_kernel for weight in weights_of(model)):
+    if not has_weights(model) and not any(weight.is_kernel for weight in weights_of(model)):
         raise ValueError(
             f"The model {model.name!r} is not built, so it has no weights yet. Call it on a "
             "batch of data, or `model.build(input_shape)`, first."
         )
+
+
+def has_weights(model):
+    """Whether a model has the weights that it computes with.
+
+    What Keras called is built, whatever layers it holds that the call does not use. A model that
+    was itself never called, as around parts that were, has its weights when all its parts do.
+    """
+    parts = (layer for layer in layers.flatten_layers(model) if not layers.sublayers(layer))
+    return model.built or all(part.built for part in parts)
 
 
 def is_built(model):

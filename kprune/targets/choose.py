@@ -7,7 +7,7 @@ import keras
 from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.replace import replace_layers
 from kprune.graphs.walk import graph_of
-from kprune.graphs.weights import weights_of
+from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning.patterns import Block, Unstructured
 from kprune.pruning.schedules import check_sparsity
 from kprune.report import tables
@@ -242,9 +242,10 @@ class PruneForLatencyOnXNNPack(PruningPolicy):
             lambda part: part.layer if isinstance(part, PruneLowMagnitude) else part,
             inside=lambda part: isinstance(part, keras.Model),
         )
+        check_model(model)
         if graph_of(model) is None:
             raise ValueError(
-                f"The model '{model.name}' is subclassed (or not built): XNNPACK's sparse path can "
+                f"The model '{model.name}' is subclassed: XNNPACK's sparse path can "
                 "be foreseen for functional and Sequential models only."
             )
         fast = _fast_convolutions(model, get_target(self.target), sparsity=0.9)

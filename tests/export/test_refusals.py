@@ -9,6 +9,7 @@ import pytest
 import kprune
 from kprune.export import ExportError, VerificationError, export_onnx, export_tflite, pipeline
 from kprune.export.convert import convert
+from tests.helpers.partly_built import Wrapper, rows
 from tests.helpers.runtimes import SKIP, needs_tensorflow
 from tests.helpers.zoo import ZOO
 
@@ -21,6 +22,17 @@ def refused(error, match, export, model, path, **arguments):
     with pytest.raises(error, match=match):
         export(model, path, **arguments)
     assert not path.parent.exists() or not [p for p in path.parent.rglob("*") if p.is_file()]
+
+
+@on_tensorflow
+@each_format
+def test_a_model_that_was_never_called_around_parts_that_were_is_exported(format, tmp_path):
+    model, path = Wrapper(), tmp_path / f"m.{format}"
+    assert not model.built
+    refused(ValueError, "Nothing tells which inputs", EXPORTS[format], Wrapper(), path)
+    # The export compares its file's outputs with the model's.
+    EXPORTS[format](model, path, inputs=[rows(8), rows(8) + 1])
+    assert path.stat().st_size > 0
 
 
 @each_format

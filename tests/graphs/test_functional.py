@@ -106,3 +106,21 @@ def test_inputs_in_a_dict():
     small = kprune.prune_channels(model, flops=0.6, round_to=1)
     x = {"a": rows(4), "b": rows(5)}
     assert small(x)["out"].shape == model(x)["out"].shape
+
+
+class TiedOutput(keras.Model):
+    """Multiplies with its embedding's table, outside of any layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.mix = layers.Embedding(30, 16, name="table"), layers.Dense(16)
+
+    def call(self, x):
+        return ops.matmul(self.mix(self.table(x)), ops.transpose(self.table.embeddings))
+
+
+def test_a_variable_that_would_be_recorded_as_a_constant_is_named_and_never_untied():
+    model = TiedOutput()
+    model(np.zeros((2, 7), "int32"))
+    with pytest.raises(ValueError, match=r"table/embeddings' outside of a layer.*constant"):
+        kprune.channel_groups(model)
