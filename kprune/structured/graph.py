@@ -6,6 +6,7 @@ from kprune._keras.graph import operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
+from kprune.graphs.sizes import FREE_STEPS, concrete, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, walk
 from kprune.structured.call import Call, LayerChannels
 from kprune.structured.labels import Labels
@@ -13,8 +14,6 @@ from kprune.structured.probe import Prober
 from kprune.structured.reasons import Unsafe
 from kprune.structured.rules import rule_for
 from kprune.structured.tensors import Tensor
-
-_FREE_STEPS, _FREE_PIXELS = 64, 224
 
 
 class ChannelGraph:
@@ -27,23 +26,19 @@ class ChannelGraph:
         tensors: dict from a KerasTensor's id to its `Tensor`.
         untouched: dict from the id of a layer with weights that stay as they are, for there is
             no rule for it, to `(layer, reason)`.
-        free_dim: int, the size of the dynamic dimensions.
+        input_shape: dict from the names of the inputs to the sizes that they are followed at.
     """
 
-    def __init__(self, model, free_dim=None):
+    def __init__(self, model, free_dim=None, input_shape=None):
         self.model = model
         self.labels = Labels()
         self.layers = {}
         self.tensors = {}
         self.untouched = {}
-        own_inputs = graph_of(model).inputs
-        images = any(len(tensor.shape) == 4 for tensor in own_inputs)
-        self.free_dim = free_dim or (_FREE_PIXELS if images else _FREE_STEPS)
+        sized = concrete(model, graph_of(model).inputs, input_shape, free_dim)
+        self.input_shape = sizes_of(sized)
         self._prober = Prober(self.labels)
-        inputs = [
-            Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
-            for tensor in own_inputs
-        ]
+        inputs = [Tensor((None, *tensor.shape[1:]), tensor.dtype) for tensor in sized]
         self._users = {}  # From a variable's id to the operations that have or take it.
         for output in walk(model, inputs, self._step, self._note):
             if output.labels is not None:
@@ -92,7 +87,7 @@ class ChannelGraph:
         try:
             outputs = self._plain_outputs(node, tensors)
         except Exception as error:
-            sizes = [[n or self.free_dim for n in output.shape[1:]] for output in node.outputs]
+            sizes = [[n or FREE_STEPS for n in output.shape[1:]] for output in node.outputs]
             outputs = [Tensor((None, *n), _dtype(t)) for n, t in zip(sizes, node.outputs)]
             return self._stopped(
                 operation, tensors, outputs, Unsafe.because("its shapes are not known", error)

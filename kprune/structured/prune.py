@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune._system.type_aliases import InputShape
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import weights_of
@@ -25,7 +26,9 @@ from kprune.structured.surgery import cut
 _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
-def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelReport:
+def channel_groups(
+    model: keras.Model, free_dim: int | None = None, input_shape: InputShape | None = None
+) -> ChannelReport:
     """Return the dependency groups of a model: coupled channels, and why some must stay.
 
     Example:
@@ -38,17 +41,19 @@ def channel_groups(model: keras.Model, free_dim: int | None = None) -> ChannelRe
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.
-        free_dim: int, the size to use for dynamic dimensions; by default
-            224 for images and 64 for everything else.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to follow channels at; by default as in `kprune.flops`.
 
     Returns:
         A `ChannelReport`: prints as a table, and iterates over its `ChannelGroup`s.
 
     Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: not built; a subclassed model that cannot be traced.
+        TypeError: not a Keras 3 model; `input_shape` is neither tuple nor dict.
+        ValueError: not built; a subclassed model that cannot be traced; sizes that do not fit
+            the model, or none was found that does.
     """
-    graph = ChannelGraph(functional_form(model), free_dim)
+    graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     with contextlib.suppress(ValueError):  # Then the rules' own counts are what there is.
         calibrate(graph)
     untouched = [
@@ -70,6 +75,7 @@ def prune_channels(
     data: Any = None,
     loss: Any = None,
     free_dim: int | None = None,
+    input_shape: InputShape | None = None,
 ) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
@@ -108,8 +114,10 @@ def prune_channels(
             those, or a dict from those to None, for layers to leave as they are.
         data: `(x, y)` or a dataset for `fit`, for `Taylor()`.
         loss: the loss to take gradients of, for `Taylor()`; the model's own by default.
-        free_dim: int, the size to count FLOPs with for dimensions that the model leaves
-            free; by default 224 for images and 64 for everything else.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to count FLOPs at where the model leaves them open; by default as in
+            `kprune.flops`. What comes back leaves them open, too.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -118,15 +126,16 @@ def prune_channels(
         TypeError: not a Keras 3 model, or an argument of the wrong kind.
         ValueError: not exactly one budget, or one out of range or out of reach; a model in
             which nothing can go; `layers` that matches nothing; data that does not fit; a
-            subclassed model that cannot be traced.
+            subclassed model that cannot be traced; sizes that do not fit the model, or none was
+            found that does.
     """
     kind, share = _budget(flops=flops, params=params, channels=channels)
     check_counts(round_to=round_to)
-    optional = {"min_channels": min_channels, "free_dim": free_dim}
-    check_counts(**{name: value for name, value in optional.items() if value is not None})
+    if min_channels is not None:
+        check_counts(min_channels=min_channels)
     criterion, allocation = criterion or Magnitude(), allocation or Global()
     _check_kinds(criterion, allocation)
-    graph = ChannelGraph(functional_form(model), free_dim)
+    graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     total = _total(kind, graph)
     groups = find_groups(graph)
     open_groups(groups, model, selection.choose(weights_of(model), layers))
@@ -145,7 +154,7 @@ def prune_channels(
         ]
         small = cut(graph, np.concatenate(gone))
         expected = cost(kept) / everything
-        return small, _measured(kind, small, graph.free_dim, total) or expected, expected
+        return small, _measured(kind, small, graph.input_shape, total) or expected, expected
 
     _check_reach(kind, share, cost, sizes, everything, groups, measured)
     kept, small, reached = fit_measured(kept_for, measured, everything, share, _NEAR)
@@ -197,11 +206,13 @@ def _total(kind, graph):
     return total
 
 
-def _measured(kind, small, free_dim, total):
+def _measured(kind, small, input_shape, total):
     """The share of the model's total that a smaller model has; None for channels."""
     if kind == "params":
         return small.count_params() / total
-    return count_flops(small, free_dim=free_dim).total / total if kind == "flops" else None
+    if kind == "flops":
+        return count_flops(small, input_shape=input_shape).total / total
+    return None
 
 
 def _cost(kind, total, groups):

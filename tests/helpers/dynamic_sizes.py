@@ -7,8 +7,8 @@ from keras import layers, ops
 def splice():
     """A splice-site network in small: context of 5000 positions on each side is cut off."""
     inputs = keras.Input((None, 4))
-    x = layers.Conv1D(16, 1, activation="relu")(inputs)
-    y = layers.Conv1D(16, 11, dilation_rate=4, padding="same", activation="relu")(x)
+    x = layers.Conv1D(32, 1, activation="relu")(inputs)
+    y = layers.Conv1D(32, 11, dilation_rate=4, padding="same", activation="relu")(x)
     x = layers.Cropping1D(5000)(layers.Add()([x, y]))
     return keras.Model(inputs, layers.Conv1D(3, 1, activation="softmax")(x))
 
