@@ -8,7 +8,7 @@ import re
 import keras
 
 from kprune._system.errors import first_line
-from kprune.graphs.signature import TensorSpec, input_names
+from kprune.graphs.signature import Signature, TensorSpec, input_names
 from kprune.graphs.walk import call_arguments, graph_of, walk
 
 # What a dynamic dimension is taken to be where the model accepts it: steps of a sequence, and
@@ -81,6 +81,32 @@ def concrete(model, arguments, input_shape=None, free_dim=None, usual=None, trac
         if why is not None:
             raise ValueError(_not_taken(model, arguments, sized, why, usual))
     return sized
+
+
+def sized_signature(model, signature, input_shape):
+    """Return the `Signature` with the dimensions that `input_shape` gives.
+
+    Raises:
+        TypeError, ValueError: as `concrete` does; what is left dynamic is not looked for here.
+    """
+    if input_shape is None:
+        return signature
+    sized = with_input_shape(model, signature.arguments, input_shape)
+    if not _is_open(sized):
+        concrete(model, signature.arguments, input_shape)
+    return Signature(sized)
+
+
+def in_words(arguments):
+    """Say which dimensions but the batch are dynamic, as "dimension 1 of 'ids' (None, None)"."""
+    found = []
+    specs = keras.tree.flatten(arguments)
+    for name, spec in zip(input_names(specs), specs):
+        axes = [str(axis) for axis, size in enumerate(spec.shape) if axis and size is None]
+        if axes:
+            word = "dimension" if len(axes) == 1 else "dimensions"
+            found.append(f"{word} {' and '.join(axes)} of {name!r} {tuple(spec.shape)}")
+    return ", ".join(found)
 
 
 def sizes_of(arguments):
