@@ -8,3 +8,5 @@ Tensor = Any
 Shape = tuple[int, ...]
 Axes = tuple[int, int]
 FilePath = str | os.PathLike[str]
+# Without the batch, of the one input or by the names of the inputs; None stays dynamic.
+InputShape = tuple[int | None, ...] | dict[str, tuple[int | None, ...]]

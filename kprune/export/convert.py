@@ -20,6 +20,7 @@ from kprune._system.replaced import replaced
 from kprune._system.workplace import LOCK, workplace
 from kprune.formats.tflite.quantization import normalizing
 from kprune.graphs.signature import Signature, symbolic_inputs
+from kprune.graphs.sizes import in_words
 
 
 @dataclasses.dataclass
@@ -154,12 +155,11 @@ def _explained(error, request):
 
 
 def _missing_operator(names, signature):
-    free = [f"'{spec.name}' {spec.shape}" for spec in signature.flat if None in spec.shape[1:]]
-    if free:
+    dynamic = in_words(signature.arguments)
+    if dynamic:
         return (
-            f"TFLite has no operator for {names} where sizes are left free: build the model with "
-            "fixed sizes (keras.Input((224, 224, 3))), and copy the weights, "
-            f"`new.set_weights(old.get_weights())`. Free in: {', '.join(free)}"
+            f"TFLite has no operator for {names} where sizes are left free: fix them with "
+            f"`input_shape=`, in {dynamic}."
         )
     return (
         f"TFLite has no operator for {names}, which the model uses: write that part with other "

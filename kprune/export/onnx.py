@@ -7,7 +7,7 @@ import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
-from kprune._system.type_aliases import FilePath
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.export import onnx_int8, transport
 from kprune.export.pipeline import Format, export
 from kprune.export.report import ExportReport
@@ -122,6 +122,7 @@ def export_onnx(
     sparse: bool | str = False,
     *,
     opset: int = NEWEST_OPSET,
+    input_shape: InputShape | None = None,
     inputs: Any = None,
     tolerance: float | None = None,
 ) -> ExportReport:
@@ -177,6 +178,9 @@ def export_onnx(
             - False: dense.
         opset: version of ONNX's operator set, at most 18; for `"dynamic"` and `"int8"` at least
             13.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            file's sizes, where the model leaves them open (None: the file leaves them open, too).
+            By default all of them stay dynamic.
         inputs: samples to compare the outputs on, structured like the model's inputs. By default
             some of `representative_data`, else generated: ids inside the vocabulary for inputs
             that feed an Embedding, normally distributed floats elsewhere. A subclassed model's
@@ -192,7 +196,8 @@ def export_onnx(
 
     Raises:
         ValueError, TypeError: a model that is not built, still wrapped, or not Keras 3; `"int8"`
-            without `representative_data`; an opset out of range; other bad arguments.
+            without `representative_data`; an opset out of range; sizes that the model does not
+            accept; other bad arguments.
         OSError: nothing can be written at `path`.
         ExportError: the conversion failed, the file does not run, or the disk is full.
         VerificationError: the file runs, but its outputs are beyond the tolerance.
@@ -222,6 +227,7 @@ def export_onnx(
         path,
         ONNX(sparse),
         batch_size=batch_size,
+        input_shape=input_shape,
         representative_data=representative_data,
         inputs=inputs,
         tolerance=tolerance,

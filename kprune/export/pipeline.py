@@ -22,6 +22,7 @@ from kprune.formats.quantization import too_different
 from kprune.formats.weights import stored_weights
 from kprune.graphs import sample_data
 from kprune.graphs.signature import describe
+from kprune.graphs.sizes import in_words, sized_signature
 from kprune.graphs.weights import weights_of
 from kprune.runtimes import verification
 from kprune.runtimes.batches import CHUNK, batches, join
@@ -50,7 +51,18 @@ class Format:
         raise NotImplementedError
 
 
-def export(model, path, format, *, batch_size, representative_data, inputs, tolerance, **options):
+def export(
+    model,
+    path,
+    format,
+    *,
+    batch_size,
+    input_shape,
+    representative_data,
+    inputs,
+    tolerance,
+    **options,
+):
     """Make and verify one file; `options` are the rest of the `Request`.
 
     Returns:
@@ -63,7 +75,7 @@ def export(model, path, format, *, batch_size, representative_data, inputs, tole
     checks.require_batch_size(batch_size)
     warn_if_unmet(model, "exported", stacklevel=4)
     path = files.destination(path, f".{format.suffix}")
-    signature = describe(model, inputs)
+    signature = sized_signature(model, describe(model, inputs), input_shape)
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 
@@ -125,10 +137,11 @@ def _data(model, signature, inputs, representative_data, batch_size):
         return [array[some] for array in calibration], calibration, notes
     own_batch = signature.flat[0].shape[0]
     samples = max(verification.GENERATED_SAMPLES, own_batch or batch_size or 1)
-    free = [spec.name for spec in signature.flat if None in spec.shape[1:]]
     arrays = sample_data.generate(model, signature, samples)
-    if free:
-        shapes = {s.name: a.shape[1:] for s, a in zip(signature.flat, arrays) if s.name in free}
+    if in_words(signature.arguments):
+        shapes = {
+            s.name: a.shape[1:] for s, a in zip(signature.flat, arrays) if None in s.shape[1:]
+        }
         notes.append(f"dynamic dimensions were verified at {shapes} (pass `inputs=` for others)")
     return arrays, calibration, notes
 
@@ -171,7 +184,9 @@ def _run(runtime, path, request, arrays):
         printed = transcript.tail(5) if transcript else ""
         raise ExportError(
             f"The file was made, but does not run in {runtime.name}, so it was not kept. "
-            f"{type(error).__name__}: {error}" + (f"\nIt printed:\n{printed}" if printed else "")
+            + transport.advice(request)
+            + f"{type(error).__name__}: {error}"
+            + (f"\nIt printed:\n{printed}" if printed else "")
         ) from error
     collected = [[each[name] for name in request.outputs] for each in outputs]
     return join(collected, size, len(arrays[0]))

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kprune._system.errors import ExportError
-from kprune._system.type_aliases import FilePath
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.export import sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Format, export
 from kprune.export.report import ExportReport
@@ -86,6 +86,7 @@ def export_tflite(
     sparse: bool | str = "auto",
     *,
     target: Target | str | None = None,
+    input_shape: InputShape | None = None,
     inputs: Any = None,
     tolerance: float | None = None,
 ) -> ExportReport:
@@ -143,6 +144,9 @@ def export_tflite(
             - False: dense.
         target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"` or
             `"litert-wasm"`. By default it must be fit for all of them.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            file's sizes, where the model leaves them open (None: the file leaves them open, too).
+            Many models can be converted with fixed sizes only; the error says which.
         inputs: samples to compare the outputs on, structured like the model's inputs. By default
             some of `representative_data`, else generated: ids inside the vocabulary for inputs
             that feed an Embedding, normally distributed floats elsewhere. A subclassed model's
@@ -160,7 +164,7 @@ def export_tflite(
     Raises:
         ValueError, TypeError: a model that is not built, still wrapped, or not Keras 3;
             `"int8"` or `"int16x8"` without `representative_data`; arguments that do not go
-            together.
+            together; sizes that the model does not accept.
         OSError: nothing can be written at `path`.
         ExportError: the conversion failed, the file does not run, or the disk is full.
         VerificationError: the file runs, but its outputs are beyond the tolerance.
@@ -197,6 +201,7 @@ def export_tflite(
         path,
         TFLite(sparse, target),
         batch_size=batch_size,
+        input_shape=input_shape,
         representative_data=representative_data,
         inputs=inputs,
         tolerance=tolerance,

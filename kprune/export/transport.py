@@ -18,6 +18,7 @@ from kprune._system.errors import ExportError
 from kprune._system.quiet import quiet
 from kprune._system.workplace import whole_folder, workplace
 from kprune.export import custom_objects
+from kprune.graphs.sizes import in_words
 
 MODEL, PATH, JOB = "model.keras", "path.json", "job.pickle"
 RESULT, REFUSAL, LOG = "result", "refusal", "log"
@@ -43,6 +44,14 @@ def convert(model, request):
         raise _failure(model, request, f"{type(error).__name__}: {error}", transcript) from error
 
 
+def advice(request):
+    """What may help a file with dynamic dimensions: a sentence, and a space; empty without any."""
+    dynamic = in_words(request.signature.arguments)
+    if not dynamic:
+        return ""
+    return f"Fixed sizes may help: give `input_shape=` for {dynamic}. "
+
+
 def _failure(model, request, reason, transcript):
     printed = transcript.tail() if transcript else ""
     name = {"tflite": "TFLite", "onnx": "ONNX"}[request.format]
@@ -52,7 +61,7 @@ def _failure(model, request, reason, transcript):
     return ExportError(
         f"The model '{model.name}' could not be converted to {name}"
         + (f" with quantize={request.quantize!r}" if request.quantize else "")
-        + ". The converter says:\n"
+        + f". {advice(request)}The converter says:\n"
         + "\n".join(lines)
         + (f"\nThe last it printed:\n{printed}" if printed else "")
     )
@@ -116,17 +125,17 @@ def _child_failure(model, request, code, folder, parcel):
     printed = (folder / LOG).read_text(errors="replace").strip().splitlines()
     hint = ""
     if parcel.failures:
-        hint = " These custom objects could not be sent along: " + "; ".join(
-            f"{name} ({reason})" for name, reason in parcel.failures.items()
-        )
+        failures = (f"{name} ({reason})" for name, reason in parcel.failures.items())
+        hint = f"These custom objects could not be sent along: {'; '.join(failures)} "
     elif parcel.names:
         hint = (
-            " Custom objects were sent along ("
+            "Custom objects were sent along ("
             + ", ".join(sorted(name for name in parcel.names if ">" not in name))
             + "): they must be written with `keras.ops`, restore from `get_config`, and be "
-            "importable or defined where the model is built."
+            "importable or defined where the model is built. "
         )
     return ExportError(
         f"The model '{model.name}' could not be converted to {request.format} in a TensorFlow "
-        f"process (exit code {code}).{hint} Its last lines:\n" + "\n".join(printed[-20:])
+        f"process (exit code {code}). {advice(request)}{hint}Its last lines:\n"
+        + "\n".join(printed[-20:])
     )

@@ -9,10 +9,11 @@ import keras
 
 from kprune._keras.layers import is_preprocessing, made_trainable
 from kprune._keras.watching import watched
-from kprune._system.type_aliases import FilePath
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.graphs.inputs import possible_inputs
 from kprune.graphs.load import as_model
 from kprune.graphs.products import PRODUCTS
+from kprune.graphs.sizes import FREE_STEPS, concrete, sizes_of
 from kprune.report import tables
 from kprune.report.tables import Printable
 
@@ -38,12 +39,15 @@ class FlopsReport(Printable):
         batch_size: examples in the batch that was counted.
         rows: a `LayerFlops` for every layer that multiplies, in the order of the first products.
         uncounted: what could not be counted, as sentences; `total` is then too low.
+        sizes: dict from the inputs with sizes that the model leaves open to their shapes, without
+            the batch, in what was counted.
     """
 
     model: str
     batch_size: int
     rows: list[LayerFlops]
     uncounted: list[str] = field(default_factory=list)
+    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -61,6 +65,7 @@ class FlopsReport(Printable):
             "total": self.total,
             "rows": [asdict(row) for row in self.rows],
             "uncounted": list(self.uncounted),
+            "sizes": {name: list(size) for name, size in self.sizes.items()},
         }
 
     def __rich__(self):
@@ -79,6 +84,8 @@ class FlopsReport(Printable):
             for row in self.rows
         ]
         notes = ["1 multiply-add = 2 FLOPs; kernels and matrix products only; zeros count."]
+        if self.sizes:
+            notes.append(f"Counted at these sizes of dynamic dimensions: {self.sizes}")
         notes += [f"Not counted: {message}" for message in self.uncounted]
         return tables.table(
             ["layer", "class", ">calls", "input", "output", ">FLOPs", ">share"],
@@ -90,7 +97,10 @@ class FlopsReport(Printable):
 
 
 def flops(
-    model: keras.Model | FilePath, batch_size: int = 1, free_dim: int | None = None
+    model: keras.Model | FilePath,
+    batch_size: int = 1,
+    free_dim: int | None = None,
+    input_shape: InputShape | None = None,
 ) -> FlopsReport:
     """Count the floating-point operations of one run of a model.
 
@@ -126,78 +136,79 @@ def flops(
     Args:
         model: a built Keras model, or the path of a `.keras` file.
         batch_size: int, examples in a batch. FLOPs grow in proportion.
-        free_dim: int, the size to use for every other dynamic dimension (`None`),
-            such as the length of a sequence or the height and width of an image.
+        free_dim: int, one size for all dynamic dimensions (`None`) but the batch, such as the
+            length of a sequence or the height and width of an image; `input_shape` in one number.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to count at. By default dynamic dimensions are 224 with images and 64 elsewhere,
+            or, where the model does not accept that, the smallest size that it was found to
+            accept; the report says which.
 
     Returns:
         A `FlopsReport`.
 
     Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: not built; a dynamic dimension and no `free_dim`; nothing recorded about the
-            shape of the model's input.
+        TypeError: not a Keras 3 model; `input_shape` is neither tuple nor dict.
+        ValueError: not built; sizes that do not fit the model, or none was found that does;
+            nothing recorded about the shape of the model's input.
     """
-    for name, value in (("batch_size", batch_size), ("free_dim", free_dim)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"`{name}` must be a positive int. Received: {name}={value!r}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be a positive int. Received: batch_size={batch_size!r}"
+        )
     model = as_model(model)
-    counter, scale = _counted(model, batch_size, free_dim)
+    counter, scale = _counted(model, batch_size, input_shape, free_dim)
     rows = counter.rows()
     for row in rows:
         row.flops = scale(row.flops)
-    return FlopsReport(model.name, batch_size, rows, counter.uncounted())
+    return FlopsReport(model.name, batch_size, rows, counter.uncounted(), counter.sizes)
 
 
-def operation_flops(model, free_dim=None):
+def operation_flops(model, input_shape=None):
     """Return a dict from the id of each operation of a model to its own FLOPs on one example.
 
     Args:
         model: a built Keras model.
-        free_dim: int, as in `flops`.
+        input_shape: as in `flops`.
 
     Raises:
         ValueError: as `flops` does.
     """
-    counter, scale = _counted(model, 1, free_dim)
+    counter, scale = _counted(model, 1, input_shape)
     return {key: scale(count) for key, (_, count) in counter.stack[0].counts.items()}
 
 
-def _counted(model, batch_size, free_dim):
+def _counted(model, batch_size, input_shape, free_dim=None):
     """A counter that has run a model, and the function from its counts to those of the batch."""
     failures = []
     for arguments in possible_inputs(model):
-        arguments, traced_batch = _sized_inputs(model, arguments, batch_size, free_dim)
-        counter = _Counter(model, traced_batch, free_dim)
+        sized = concrete(model, arguments, input_shape, free_dim, traced=False)
+        before, after = sizes_of(arguments), sizes_of(sized)
+        tensors, traced_batch = _batched(sized, batch_size)
+        counter = _Counter(model, traced_batch, free_dim or FREE_STEPS)
+        counter.sizes = {name: size for name, size in after.items() if size != before[name]}
         try:
-            counter.trace(arguments)
+            counter.trace(tensors)
         except ValueError as error:
             failures.append(error)
             continue
         # A model of fixed batch is traced at that batch.
         return counter, lambda count, batch=traced_batch: count * batch_size // batch
+    if input_shape is not None or free_dim is not None:  # It may be that, which this explains.
+        concrete(model, possible_inputs(model)[0], input_shape, free_dim)
     raise failures[0]
 
 
-def _sized_inputs(model, arguments, batch_size, free_dim):
+def _batched(arguments, batch_size):
     """Return the arguments to call the model on, as KerasTensors, and their batch size.
 
     The batch size is the one asked for, or the model's own where that is fixed.
     """
-    batches = set()
+    batches = {spec.shape[0] or batch_size for spec in keras.tree.flatten(arguments)}
 
-    def concrete(spec):
-        batch, *rest = spec.shape
-        if None in rest and free_dim is None:
-            raise ValueError(
-                f"Model '{model.name}' has dynamic dimensions in its input, and its FLOPs depend "
-                "on them. Pass `free_dim=`, the size to use. "
-                f"Received: input '{spec.name}' of shape {spec.shape}"
-            )
-        batches.add(batch or batch_size)
-        rest = [free_dim if dim is None else dim for dim in rest]
-        return keras.KerasTensor((batch or batch_size, *rest), dtype=spec.dtype)
+    def tensor(spec):
+        return keras.KerasTensor((spec.shape[0] or batch_size, *spec.shape[1:]), dtype=spec.dtype)
 
-    arguments = keras.tree.map_structure(concrete, arguments)
+    arguments = keras.tree.map_structure(tensor, arguments)
     return arguments, batches.pop() if len(batches) == 1 else batch_size
 
 
@@ -236,6 +247,7 @@ class _Counter(keras.Operation):
     def __init__(self, model, batch_size, free_dim):
         super().__init__()
         self.model, self.batch_size, self.free_dim = model, batch_size, free_dim
+        self.sizes = {}
         self._reset()
 
     def _reset(self):

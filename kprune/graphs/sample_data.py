@@ -6,9 +6,10 @@ import numpy as np
 from kprune._keras.graph import call_nodes
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.signature import symbolic_inputs
+from kprune.graphs.sizes import concrete
 
 # A dynamic dimension gets this many steps (sequences) or pixels (images, volumes) when inputs are
-# generated.
+# generated, if the model accepts that: less than where FLOPs are counted, since these are run.
 FREE_STEPS, FREE_PIXELS = 16, 64
 # An array of calibration data is thinned out evenly to this many samples; more change little
 # and take long. A generator is read up to the same number.
@@ -172,14 +173,18 @@ def generate(model, signature, samples, seed=0):
 
     Returns:
         One array for each input, `samples` along the first axis.
+
+    Raises:
+        ValueError: no size was found that the model accepts for dynamic dimensions.
     """
     rng = np.random.default_rng(seed)
     vocabularies = _vocabularies(model, signature)
     scale = _rescaling(model)
     arrays = []
-    for spec in signature.flat:
-        free = FREE_PIXELS if len(spec.shape) > 3 else FREE_STEPS
-        shape = (samples, *(free if size is None else size for size in spec.shape[1:]))
+    images = any(len(spec.shape) > 3 for spec in signature.flat)
+    usual = FREE_PIXELS if images else FREE_STEPS
+    for spec in keras.tree.flatten(concrete(model, signature.arguments, usual=usual)):
+        shape = (samples, *spec.shape[1:])
         vocabulary = vocabularies.get(spec.name)
         if spec.dtype == "bool":
             array = rng.random(shape) < 0.5

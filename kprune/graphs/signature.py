@@ -65,12 +65,18 @@ def describe(model, inputs=None):
         arguments = [keras.tree.map_structure(_from_keras_tensor, structure)]
     else:
         arguments = _from_build_shapes(model, inputs)
-    names = unique_identifiers([spec.name for spec in keras.tree.flatten(arguments)])
+    specs = keras.tree.flatten(arguments)
     renamed = [
-        dataclasses.replace(spec, name=name)
-        for spec, name in zip(keras.tree.flatten(arguments), names)
+        dataclasses.replace(spec, name=name) for spec, name in zip(specs, input_names(specs))
     ]
     return Signature(keras.tree.pack_sequence_as(arguments, renamed))
+
+
+def input_names(specs):
+    """Name the inputs of a model, a flat list of what has a `name`, with identifiers."""
+    # Keras numbers the tensors that nobody named through the whole session.
+    names = ["input" if spec.name.startswith("keras_tensor") else spec.name for spec in specs]
+    return unique_identifiers(names)
 
 
 def output_names(model, outputs, taken=()):
@@ -119,9 +125,7 @@ def symbolic_inputs(model):
 
 def _from_keras_tensor(tensor):
     dtype = keras.backend.standardize_dtype(tensor.dtype)
-    # Keras numbers the tensors that nobody named through the whole session.
-    name = "input" if tensor.name.startswith("keras_tensor") else tensor.name
-    return TensorSpec(name, tuple(tensor.shape), _exported_dtype(dtype))
+    return TensorSpec(tensor.name, tuple(tensor.shape), _exported_dtype(dtype))
 
 
 def _exported_dtype(dtype):

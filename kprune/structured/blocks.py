@@ -12,10 +12,10 @@ from kprune._keras.graph import has_mask, operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.flops import operation_flops
 from kprune.graphs.rebuild import left_out
+from kprune.graphs.sizes import concrete, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, nodes
 from kprune.report import tables
 from kprune.report.tables import Printable
-from kprune.structured.graph import default_free_dim
 
 # Not blocks by themselves: they belong to a non-linearity or a norm that would stay.
 _PARTS = (
@@ -141,11 +141,14 @@ def blocks_of(model, free_dim=None):
 
     Args:
         model: a model with a graph (see `graph_of`).
-        free_dim: int, as in `kprune.flops`.
+        free_dim: int, as in `kprune.flops`, or what is its `input_shape`.
     """
     graphs = _graphs(graph_of(model))
     try:
-        costs = operation_flops(model, free_dim or default_free_dim(graphs[0].inputs))
+        sizes = free_dim
+        if isinstance(free_dim, int | None):
+            sizes = sizes_of(concrete(model, graphs[0].inputs, free_dim=free_dim))
+        costs = operation_flops(model, sizes)
     except ValueError:  # Nothing that can be counted; what can be bypassed is known anyway.
         costs = {}
     calls, behind = _calls(graphs[0]), _only_shaped_after(graphs[0])

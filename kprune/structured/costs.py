@@ -21,7 +21,7 @@ def calibrate(graph):
     Raises:
         ValueError: the model cannot be run symbolically.
     """
-    counted = operation_flops(graph.model, graph.free_dim)
+    counted = operation_flops(graph.model, graph.input_shape)
     for record in graph.layers.values():
         found = sum(counted.get(id(part), 0) for part in flatten_layers(record.layer))
         uses = [use for use in record.uses.values() if use.applications]

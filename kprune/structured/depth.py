@@ -14,7 +14,6 @@ from kprune.graphs.walk import graph_of
 from kprune.structured.block_scores import Trial, batches_of
 from kprune.structured.blocks import BlockReport, blocks_of
 from kprune.structured.budget import check_counts
-from kprune.structured.graph import default_free_dim
 
 _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 CRITERIA = ("similarity", "loss", "random")
@@ -280,8 +279,9 @@ def _to_flops(form, share, blocks, scores, free_dim):
 
 def total_flops(form, free_dim):
     """Return the FLOPs of a model with a graph, an int."""
-    size = free_dim or default_free_dim(graph_of(form).inputs)
-    return count_flops(form, free_dim=size).total
+    if isinstance(free_dim, int | None):
+        return count_flops(form, free_dim=free_dim).total
+    return count_flops(form, input_shape=free_dim).total
 
 
 def _checked(model, criterion, free_dim):

@@ -9,6 +9,7 @@ from kprune._keras.graph import operation_class
 from kprune._keras.layers import flatten_layers, own_variables
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
+from kprune.graphs.sizes import FREE_STEPS, concrete, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, operations, walk
 from kprune.structured.call import Call, LayerChannels
 from kprune.structured.heads import axis_of_heads, multiplied_tensors
@@ -21,13 +22,7 @@ from kprune.structured.rules import rule_for
 from kprune.structured.same_class import freeze_unsaid
 from kprune.structured.tensors import Tensor
 
-_FREE_STEPS, _FREE_PIXELS = 64, 224
 _MOVES = tuple(map(operation_class, ("Transpose", "Moveaxis", "Swapaxes")))  # May move the batch.
-
-
-def default_free_dim(inputs):
-    """Return the size that dynamic dimensions of a model with these inputs are taken to have."""
-    return _FREE_PIXELS if any(len(tensor.shape) == 4 for tensor in inputs) else _FREE_STEPS
 
 
 class ChannelGraph:
@@ -43,13 +38,13 @@ class ChannelGraph:
         openings: dict from the id of a node that calls a custom layer to its `Opening`.
         names: dict from the id of a layer inside a custom one to its name with that of the other
             in front.
-        free_dim: int, the size of the dynamic dimensions.
+        input_shape: dict from the names of the inputs to the sizes that they are followed at.
     """
 
-    def __init__(self, model, free_dim=None):
+    def __init__(self, model, free_dim=None, input_shape=None):
         self.model = model
-        own_inputs = graph_of(model).inputs
-        self.free_dim = free_dim or default_free_dim(own_inputs)
+        self._sized = concrete(model, graph_of(model).inputs, input_shape, free_dim)
+        self.input_shape = sizes_of(self._sized)
         self.openings = {}
         self._whole = set()  # Ids of nodes whose channels are not followed as heads.
         self._follow()
@@ -73,10 +68,7 @@ class ChannelGraph:
         self._heads = {}  # From the id of a node that makes heads to their labels.
         self._multiplied = multiplied_tensors(self.model)
         self._prober = Prober(self.labels)
-        inputs = [
-            Tensor((None, *(n or self.free_dim for n in tensor.shape[1:])), tensor.dtype)
-            for tensor in graph_of(self.model).inputs
-        ]
+        inputs = [Tensor((None, *tensor.shape[1:]), tensor.dtype) for tensor in self._sized]
         for output in walk(self.model, inputs, self._step, self._note, self._inside):
             if output.labels is not None:
                 self.labels.freeze(output.labels, "an output of the model")
@@ -205,7 +197,7 @@ class ChannelGraph:
         try:
             outputs = self._plain_outputs(node, tensors)
         except Exception as error:
-            sizes = [[n or self.free_dim for n in output.shape[1:]] for output in node.outputs]
+            sizes = [[n or FREE_STEPS for n in output.shape[1:]] for output in node.outputs]
             outputs = [Tensor((None, *n), _dtype(t)) for n, t in zip(sizes, node.outputs)]
             if isinstance(error, Unsafe):
                 return self._stopped(operation, tensors, outputs, error)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune._system.type_aliases import InputShape
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
 from kprune.graphs.weights import weights_of
@@ -27,7 +28,11 @@ _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
 def channel_groups(
-    model: keras.Model, free_dim: int | None = None, heads: bool = True, hidden: bool = False
+    model: keras.Model,
+    free_dim: int | None = None,
+    heads: bool = True,
+    hidden: bool = False,
+    input_shape: InputShape | None = None,
 ) -> ChannelReport:
     """Return the dependency groups of a model: coupled channels, and why some must stay.
 
@@ -41,19 +46,21 @@ def channel_groups(
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.
-        free_dim: int, the size to use for dynamic dimensions; by default
-            224 for images and 64 for everything else.
         heads: bool, whether attention heads may go, as in `prune_channels`.
         hidden: bool, whether channels that a LayerNormalization goes over may go, as there.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to follow channels at; by default as in `kprune.flops`.
 
     Returns:
         A `ChannelReport`: prints as a table, and iterates over its `ChannelGroup`s.
 
     Raises:
-        TypeError: not a Keras 3 model.
-        ValueError: not built; a subclassed model that cannot be traced.
+        TypeError: not a Keras 3 model; `input_shape` is neither tuple nor dict.
+        ValueError: not built; a subclassed model that cannot be traced; sizes that do not fit
+            the model, or none was found that does.
     """
-    graph = ChannelGraph(functional_form(model), free_dim)
+    graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     with contextlib.suppress(ValueError):  # Then the rules' own counts are what there is.
         calibrate(graph)
     untouched = [
@@ -83,6 +90,7 @@ def prune_channels(
     heads: bool = True,
     hidden: bool = False,
     depth: bool = False,
+    input_shape: InputShape | None = None,
 ) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
@@ -122,8 +130,7 @@ def prune_channels(
         data: `(x, y)` or a dataset for `fit`, for `Taylor()` and `depth`.
         loss: the loss to take gradients of, for `Taylor()`, and to measure, for `depth`; the
             model's own by default.
-        free_dim: int, the size to count FLOPs with for dimensions that the model leaves
-            free; by default 224 for images and 64 for everything else.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
         heads: bool, whether attention heads may go.
         hidden: bool, whether channels that a LayerNormalization goes over may go, such as the
             hidden size of a Transformer. Without them it has another mean and variance, so
@@ -133,6 +140,9 @@ def prune_channels(
             the least important of which leave first, channels make up the rest of the budget;
             the model whose loss is lowest, before any training, is what comes back. For
             `flops` and `params`, without `layers`.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to count FLOPs at where the model leaves them open; by default as in
+            `kprune.flops`. What comes back leaves them open, too.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -141,21 +151,22 @@ def prune_channels(
         TypeError: not a Keras 3 model, or an argument of the wrong kind.
         ValueError: not exactly one budget, or one out of range or out of reach; a model in
             which nothing can go; `layers` that matches nothing; data that does not fit; a
-            subclassed model that cannot be traced.
+            subclassed model that cannot be traced; sizes that do not fit the model, or none was
+            found that does.
     """
     kind, share = _budget(flops=flops, params=params, channels=channels)
     check_counts(round_to=round_to)
-    optional = {"min_channels": min_channels, "free_dim": free_dim}
-    check_counts(**{name: value for name, value in optional.items() if value is not None})
+    if min_channels is not None:
+        check_counts(min_channels=min_channels)
     criterion, allocation = criterion or Magnitude(), allocation or Global()
     _check_kinds(criterion, allocation)
     if depth:
         return _with_depth(
             model, kind, share, layers, data, loss, criterion=criterion, allocation=allocation,
             round_to=round_to, min_channels=min_channels, free_dim=free_dim, heads=heads,
-            hidden=hidden,
+            hidden=hidden, input_shape=input_shape,
         )  # fmt: skip
-    graph = ChannelGraph(functional_form(model), free_dim)
+    graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     total = _total(kind, graph)
     groups = find_groups(graph)
     keep_groups(groups, heads, hidden)
@@ -175,7 +186,7 @@ def prune_channels(
         ]
         small = cut(graph, np.concatenate(gone))
         expected = cost(kept) / everything
-        return small, _measured(kind, small, graph.free_dim, total) or expected, expected
+        return small, _measured(kind, small, graph.input_shape, total) or expected, expected
 
     _check_reach(kind, share, cost, sizes, everything, groups, measured)
     kept, small, reached = fit_measured(kept_for, measured, everything, share, _NEAR)
@@ -207,7 +218,8 @@ def _with_depth(model, kind, share, layers, data, loss, **options):
     def narrower(shallow, left, loss):
         return prune_channels(shallow, **{kind: left}, data=data, loss=loss, **options)
 
-    return prune_with_depth(model, kind, share, data, loss, options["free_dim"], narrower)
+    sizes = options["input_shape"] or options["free_dim"]
+    return prune_with_depth(model, kind, share, data, loss, sizes, narrower)
 
 
 def _budget(**budgets):
@@ -242,11 +254,13 @@ def _total(kind, graph):
     return total
 
 
-def _measured(kind, small, free_dim, total):
+def _measured(kind, small, input_shape, total):
     """The share of the model's total that a smaller model has; None for channels."""
     if kind == "params":
         return small.count_params() / total
-    return count_flops(small, free_dim=free_dim).total / total if kind == "flops" else None
+    if kind == "flops":
+        return count_flops(small, input_shape=input_shape).total / total
+    return None
 
 
 def _cost(kind, total, groups):

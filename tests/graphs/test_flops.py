@@ -7,6 +7,7 @@ import pytest
 from keras import layers, ops
 
 from kprune.graphs.flops import flops
+from tests.helpers.dynamic_sizes import at_most_40, splice
 from tests.helpers.zoo import ZOO
 
 
@@ -222,11 +223,31 @@ def test_mixed_precision_and_quantized_models_count_the_same():
     assert flops(model).total == expected
 
 
-def test_free_dimensions_need_a_size():
+def test_dynamic_dimensions_are_given_or_found():
     model = sequential((None, None, 3), layers.Conv2D(4, 3, padding="same"))
-    with pytest.raises(ValueError, match=r"free_dim.*\(None, None, None, 3\)"):
-        flops(model)
     assert flops(model, free_dim=10).total == 2 * 100 * 4 * 27
+    report = flops(model, input_shape=(10, 20, 3))
+    assert report.total == 2 * 200 * 4 * 27
+    assert report.sizes == {"input": (10, 20, 3)}
+    assert "(10, 20, 3)" in str(report)
+    assert flops(model).total == flops(model, input_shape=(224, 224, 3)).total
+    assert flops(sequential((8, 8, 3), layers.Conv2D(4, 3))).sizes == {}
+
+
+def test_where_the_usual_size_is_refused_the_smallest_accepted_counts():
+    report = flops(splice())
+    assert report.sizes == {"input": (10_001, 4)}
+    assert report.total == flops(splice(), free_dim=10_001).total
+    with pytest.raises(ValueError, match=r"\(700, 4\).*Cropping1D.*\(10001, 4\)"):
+        flops(splice(), input_shape=(700, 4))
+    with pytest.raises(ValueError, match=r"fixes dimension 2.*at 4.*\(20000, 5\)"):
+        flops(splice(), input_shape=(20_000, 5))
+
+
+def test_a_size_that_only_the_call_refuses_is_explained():
+    with pytest.raises(ValueError, match=r"\(41,\).*At most 40.*accepts.*\(32,\)"):
+        flops(at_most_40(), input_shape=(41,))
+    assert flops(at_most_40(), input_shape=(40,)).total == 2 * 8 * 3
 
 
 def test_a_file_is_counted_like_its_model(tmp_path):
