@@ -227,6 +227,21 @@ def test_similarity_is_that_of_input_and_output():
         assert block.score == pytest.approx(1 - cosine.mean(), abs=1e-5)
 
 
+def test_similarity_of_vectors_that_are_zero():
+    keep = keras.initializers.Identity()
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, use_bias=False, kernel_initializer=keep)(layers.Activation("relu")(inputs))
+    branch = layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones", name="f")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Add(name="end")([x, branch])))
+    data = np.array([[0, 0, 0, 0], [1, 1, 1, 1]], "float32")
+    found = {block.name: block.score for block in find_blocks(model, data=data)}
+    # From zero to one is a change; along itself is none.
+    assert found["end"] == pytest.approx(0.5, abs=1e-6)
+    model.get_layer("f").bias.assign(np.zeros(4))
+    found = {block.name: block.score for block in find_blocks(model, data=data)}
+    assert found["end"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_loss_is_what_evaluate_says():
     model = resnet()
     randomize(model)
