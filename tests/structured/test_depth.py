@@ -298,6 +298,23 @@ def test_blocks_that_lie_inside_others_count_once():
         assert "outer" in {block.name for block in find_blocks(small)}
 
 
+def test_both_calls_of_a_shared_branch_can_leave():
+    branch = keras.Sequential([keras.Input((8,)), layers.Dense(6), layers.Dense(8)])
+    inputs = keras.Input((4,))
+    x = start = layers.Dense(8)(inputs)
+    for name in ("first", "again"):
+        x = layers.Add(name=name)([x, branch(x)])
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    y, data = np.array([0, 1] * 4), random_inputs(model, batch=8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    one = remove_blocks(model, keep=1, data=(data, y), criterion="loss", loss=loss)
+    assert one.count_params() == model.count_params()
+    without_any = remove_blocks(model, keep=0, data=(data, y), criterion="loss", loss=loss)
+    expected = keras.Model(inputs, model.get_layer("head")(start))
+    (got,), (wanted,) = outputs(without_any, data), outputs(expected, data)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
 def test_the_original_is_as_it_was_and_the_copy_can_be_saved_and_trained(tmp_path):
     model = resnet()
     model.compile("sgd", "mse")
