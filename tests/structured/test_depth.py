@@ -474,3 +474,24 @@ def test_bad_input_with_depth(arguments, message):
     data = np.zeros((4, 4)), np.zeros((4, 2))
     with pytest.raises(ValueError, match=message):
         kprune.prune_channels(model, **{"data": data, "depth": True, **arguments})
+
+
+def test_a_miss_with_depth_is_told_in_the_terms_of_the_whole_model():
+    model, share = resnet(), 0.6
+    data = random_inputs(model, batch=8), np.zeros((8, 3), "float32")
+    with pytest.warns(UserWarning, match=r"flops=0\.6 was asked for") as warned:
+        small = kprune.prune_channels(
+            model, flops=share, depth=True, data=data, loss="mse", min_channels=16
+        )
+    (warning,) = [one for one in warned if one.category is UserWarning]
+    assert warning.filename == __file__
+    assert f"{_share(small, model, 'flops'):.3f} reached" in str(warning.message)
+
+
+def test_data_that_gradients_cannot_be_taken_on_is_told_of():
+    model, (x, y) = transformer(), (np.zeros((40, 6), "int32"), np.zeros((40, 3), "float32"))
+    once = ((x[i : i + 20], y[i : i + 20]) for i in (0, 20))
+    with pytest.raises(ValueError, match="cannot be trained on `data`"):
+        kprune.prune_channels(
+            model, flops=0.5, depth=True, data=once, loss="mse", criterion=kprune.Taylor()
+        )
