@@ -13,6 +13,7 @@ from kprune.report.tables import Printable
 from kprune.structured.call import Use
 from kprune.structured.costs import Cost
 from kprune.structured.labels import FIXED
+from kprune.structured.reasons import OutOfReach
 
 
 @dataclasses.dataclass(eq=False)
@@ -177,7 +178,7 @@ def open_groups(groups, model, weights, reason="left out by `layers`"):
         named = inside if left_out else groups
         reasons = [f"{group.name}: {group.frozen[0]}" for group in named]
         nothing = "none of the chosen layers makes any" if left_out else "no layer makes any"
-        raise ValueError(
+        raise OutOfReach(
             f"No channel of {model.name!r} can be removed"
             + (" among those that `layers` and `trainable` leave: " if left_out else ": ")
             + ("; ".join(reasons[:10]) or nothing)

@@ -6,6 +6,7 @@ from kprune.graphs.functional import functional_form
 from kprune.graphs.walk import graph_of
 from kprune.structured.block_scores import Trial, batches_of
 from kprune.structured.depth import removals, total_flops, without
+from kprune.structured.reasons import OutOfReach
 
 _NEAR = 0.02
 
@@ -46,7 +47,7 @@ def prune_with_depth(model, kind, share, data, loss, free_dim, prune):
                 small = (
                     shallow if left <= share * (1 + _NEAR) else prune(shallow, share / left, loss)
                 )
-            except ValueError as error:
+            except OutOfReach as error:
                 errors.append(error)
                 continue
         if left < share * (1 - _NEAR):
@@ -56,19 +57,21 @@ def prune_with_depth(model, kind, share, data, loss, free_dim, prune):
         found = abs(reached - share) > _NEAR * share, _loss_of(small, batches, loss)
         if lowest is None or found < lowest:
             best, lowest, remarks = small, found, warned
-    if best is not None:
-        for warning in remarks:
-            warnings.warn(warning.message, stacklevel=3)
-        return best
-    reached = _size(last, kind, free_dim) / total
-    if reached > share:
+    for warning in remarks:
+        is_budget = str(warning.message).startswith(f"{kind}=")  # Of the shallower model.
+        if issubclass(warning.category, UserWarning) and not is_budget:
+            warnings.warn(warning.message, stacklevel=4)
+    small = last if best is None else best
+    reached = _size(small, kind, free_dim) / total
+    if best is None and reached > share:
         raise errors[0]
-    warnings.warn(
-        f"{kind}={share:g} was asked for and {reached:.3f} reached: of the model with a block more "
-        "too few channels can go.",
-        stacklevel=3,
-    )
-    return last
+    if abs(reached - share) > _NEAR * share:
+        warnings.warn(
+            f"{kind}={share:g} was asked for and {reached:.3f} reached: blocks leave as a whole, "
+            "and numbers of channels are multiples of `round_to`.",
+            stacklevel=4,
+        )
+    return small
 
 
 def _shallower(form, kind, share, batches, loss, free_dim):

@@ -22,6 +22,7 @@ from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import ChannelReport, find_groups, keep_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.joint import prune_with_depth
+from kprune.structured.reasons import OutOfReach
 from kprune.structured.surgery import cut
 
 _NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
@@ -289,7 +290,7 @@ def _check_reach(kind, share, cost, sizes, everything, groups, measured):
         for group, one in zip(groups, sizes)
         if not group.frozen and len(one.allowed) == 1
     ]
-    raise ValueError(
+    raise OutOfReach(
         f"{kind}={share:g} is out of reach: with all that may go gone, {least:.3f} stays. Every "
         "group keeps its fewest channels (see `min_channels`, `round_to`)"
         + (f", which for these is all they have: {', '.join(few[:10])}" if few else "")

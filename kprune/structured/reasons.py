@@ -3,6 +3,10 @@
 from kprune._system.errors import first_line
 
 
+class OutOfReach(ValueError):
+    """A budget that channels alone cannot meet; says what must stay."""
+
+
 class Unsafe(Exception):
     """An operation through which channels cannot be followed; says why."""
 

@@ -227,6 +227,21 @@ def test_similarity_is_that_of_input_and_output():
         assert block.score == pytest.approx(1 - cosine.mean(), abs=1e-5)
 
 
+def test_similarity_of_vectors_that_are_zero():
+    keep = keras.initializers.Identity()
+    inputs = keras.Input((4,))
+    x = layers.Dense(4, use_bias=False, kernel_initializer=keep)(layers.Activation("relu")(inputs))
+    branch = layers.Dense(4, kernel_initializer="zeros", bias_initializer="ones", name="f")(x)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Add(name="end")([x, branch])))
+    data = np.array([[0, 0, 0, 0], [1, 1, 1, 1]], "float32")
+    found = {block.name: block.score for block in find_blocks(model, data=data)}
+    # From zero to one is a change; along itself is none.
+    assert found["end"] == pytest.approx(0.5, abs=1e-6)
+    model.get_layer("f").bias.assign(np.zeros(4))
+    found = {block.name: block.score for block in find_blocks(model, data=data)}
+    assert found["end"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_loss_is_what_evaluate_says():
     model = resnet()
     randomize(model)
@@ -281,6 +296,23 @@ def test_blocks_that_lie_inside_others_count_once():
     for seed in range(4):
         small = remove_blocks(model, keep=1, criterion="random", seed=seed)
         assert "outer" in {block.name for block in find_blocks(small)}
+
+
+def test_both_calls_of_a_shared_branch_can_leave():
+    branch = keras.Sequential([keras.Input((8,)), layers.Dense(6), layers.Dense(8)])
+    inputs = keras.Input((4,))
+    x = start = layers.Dense(8)(inputs)
+    for name in ("first", "again"):
+        x = layers.Add(name=name)([x, branch(x)])
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    y, data = np.array([0, 1] * 4), random_inputs(model, batch=8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    one = remove_blocks(model, keep=1, data=(data, y), criterion="loss", loss=loss)
+    assert one.count_params() == model.count_params()
+    without_any = remove_blocks(model, keep=0, data=(data, y), criterion="loss", loss=loss)
+    expected = keras.Model(inputs, model.get_layer("head")(start))
+    (got,), (wanted,) = outputs(without_any, data), outputs(expected, data)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_the_original_is_as_it_was_and_the_copy_can_be_saved_and_trained(tmp_path):
@@ -442,3 +474,24 @@ def test_bad_input_with_depth(arguments, message):
     data = np.zeros((4, 4)), np.zeros((4, 2))
     with pytest.raises(ValueError, match=message):
         kprune.prune_channels(model, **{"data": data, "depth": True, **arguments})
+
+
+def test_a_miss_with_depth_is_told_in_the_terms_of_the_whole_model():
+    model, share = resnet(), 0.6
+    data = random_inputs(model, batch=8), np.zeros((8, 3), "float32")
+    with pytest.warns(UserWarning, match=r"flops=0\.6 was asked for") as warned:
+        small = kprune.prune_channels(
+            model, flops=share, depth=True, data=data, loss="mse", min_channels=16
+        )
+    (warning,) = [one for one in warned if one.category is UserWarning]
+    assert warning.filename == __file__
+    assert f"{_share(small, model, 'flops'):.3f} reached" in str(warning.message)
+
+
+def test_data_that_gradients_cannot_be_taken_on_is_told_of():
+    model, (x, y) = transformer(), (np.zeros((40, 6), "int32"), np.zeros((40, 3), "float32"))
+    once = ((x[i : i + 20], y[i : i + 20]) for i in (0, 20))
+    with pytest.raises(ValueError, match="cannot be trained on `data`"):
+        kprune.prune_channels(
+            model, flops=0.5, depth=True, data=once, loss="mse", criterion=kprune.Taylor()
+        )
