@@ -6,6 +6,7 @@ from kprune._system.errors import ExportError
 from kprune.export import transport
 from kprune.formats.tflite import blocks, padding, sparsity
 from kprune.formats.tflite.sparsity import SPARSE_FROM
+from kprune.graphs.sizes import sizes_of
 from kprune.graphs.weights import sparsity_of, weights_of
 from kprune.targets import from_tflite, xnnpack
 from kprune.targets.check import check_graph
@@ -79,7 +80,8 @@ def _has_zeros(model):
 
 
 def _sparse(model, request, target):
-    changed, rewrites = rewrite(model, target)
+    input_shape = sizes_of(request.signature.arguments)
+    changed, rewrites = rewrite(model, target, input_shape=input_shape)
     blob = transport.convert(changed, request)
     made = Made(blob, changed, [str(each) for each in rewrites])
     cut = sparsity.cut_off(blob)

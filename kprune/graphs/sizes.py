@@ -97,6 +97,16 @@ def sized_signature(model, signature, input_shape):
     return Signature(sized)
 
 
+def known_sizes(model, input_shape=None):
+    """Return a size for every dimension of a model's inputs but the batch, as an `input_shape`.
+
+    Args:
+        model: a model with a graph.
+        input_shape: those that are given; the rest is found, as in `concrete`.
+    """
+    return sizes_of(concrete(model, graph_of(model).inputs, input_shape))
+
+
 def in_words(arguments):
     """Say which dimensions but the batch are dynamic, as "dimension 1 of 'ids' (None, None)"."""
     found = []
@@ -134,6 +144,25 @@ def refusal(model, arguments, traced=True):
     except Exception as error:
         return _reason(error)
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class SizedCall:
+    """A node's `operation` and `arguments`, and its `outputs` for inputs of other sizes."""
+
+    operation: keras.Operation
+    arguments: object
+    outputs: list
+
+
+def sized_call(node, shapes):
+    """Return a node's `SizedCall` for inputs of these shapes, or the node where that fails."""
+    tensors = node.arguments.keras_tensors
+    sized = [keras.KerasTensor(shape, dtype=t.dtype) for shape, t in zip(shapes, tensors)]
+    try:
+        return SizedCall(node.operation, node.arguments, _step(node, sized))
+    except _Refused:
+        return node
 
 
 class _Call(keras.Operation):

@@ -9,7 +9,7 @@ from kprune.structured.groups import find_groups
 ROUND_TO = 8  # runtimes compute in vectors
 
 
-def judge_channels(model, share, chosen):
+def judge_channels(model, share, chosen, input_shape=None):
     """Say of each layer that makes channels whether it can lose some.
 
     A group of channels that reaches into a layer chosen for another pattern stays: its zeros
@@ -20,13 +20,14 @@ def judge_channels(model, share, chosen):
         model: a built functional or Sequential model.
         share: float in [0, 1), the share of channels that go.
         chosen: names of the layers that are pruned in another pattern.
+        input_shape: the sizes to follow channels at, as in `ChannelGraph`.
 
     Returns:
         {layer name: None, or why its channels stay}.
     """
     prunable = {id(w.variable) for w in weights_of(model) if w.reason is None}
     found = {}
-    for group in find_groups(ChannelGraph(functional_form(model))):
+    for group in find_groups(ChannelGraph(functional_form(model), input_shape=input_shape)):
         makers = [s for s in group.slots if s.makes and id(s.use.variable) in prunable]
         verdict = _conflict(group, chosen) or _hindrance(group, share)
         for name in dict.fromkeys(slot.layer.name for slot in makers):

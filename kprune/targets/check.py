@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 
-from kprune._system.type_aliases import FilePath
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.formats.onnx.constants import onnx_weights
 from kprune.graphs.load import as_model
+from kprune.graphs.sizes import in_words, known_sizes
+from kprune.graphs.walk import graph_of
 from kprune.report import tables
 from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
@@ -101,7 +103,11 @@ class CheckReport(tables.Printable):
         )
 
 
-def check(model_or_file: keras.Model | FilePath, target: Target | str) -> CheckReport:
+def check(
+    model_or_file: keras.Model | FilePath,
+    target: Target | str,
+    input_shape: InputShape | None = None,
+) -> CheckReport:
     """Say layer by layer what a target can make of a model's zeros, and what to do.
 
     A Keras model is judged as `export_tflite` would write it, with its rewrites; a `.tflite` file
@@ -118,23 +124,38 @@ def check(model_or_file: keras.Model | FilePath, target: Target | str) -> CheckR
         model_or_file: a built functional or Sequential Keras model; the path of a `.keras`,
             `.tflite` or (for `"onnxruntime"`) `.onnx` file.
         target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, or a `Target`.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes that a Keras model which leaves them open is judged at; by default as in
+            `kprune.flops`, and a note says which.
 
     Returns:
         A `CheckReport`.
 
     Raises:
         ValueError: an unknown target; a damaged file; a subclassed model; a file that the target
-            does not run.
+            does not run; sizes that do not fit the model, or given with a `.tflite` or `.onnx`
+            file, which has its own.
         TypeError: no model and no path.
         OSError: the file cannot be read.
     """
     target = get_target(target)
     if isinstance(model_or_file, (str, os.PathLike)) and not str(model_or_file).endswith(".keras"):
+        if input_shape is not None:
+            raise ValueError(
+                "`input_shape` is for Keras models; a file has sizes of its own. Received: "
+                f"input_shape={input_shape}, with '{model_or_file}'"
+            )
         return _check_file(str(model_or_file), target)
     model = as_model(model_or_file)
-    changed, done = (model, []) if target.format == "onnx" else rewrite(model, target)
+    sizes = None if graph_of(model) is None else known_sizes(model, input_shape)
+    changed, done = (model, [])
+    if target.format != "onnx":
+        changed, done = rewrite(model, target, input_shape=sizes)
     notes = [f"the export rewrites {change}" for change in done]
-    return check_graph(model.name, read(changed), target, notes)
+    graph = read(changed, input_shape=sizes)
+    if in_words(graph_of(model).inputs):
+        notes.append(f"judged at these sizes, which the model leaves open: {sizes}")
+    return check_graph(model.name, graph, target, notes)
 
 
 def _check_file(path, target):
@@ -178,7 +199,7 @@ def _free_inputs(graph):
             0.0,
             FAILS,
             f"has dynamic dimensions, {tuple(shape)}, and LiteRT.js takes fixed ones only",
-            "export it with a batch_size",
+            "export it with a batch_size, and input_shape",
         )
         for name, shape in graph.free.items()
     ]

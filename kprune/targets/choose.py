@@ -4,8 +4,10 @@ from typing import Any
 
 import keras
 
+from kprune._system.type_aliases import InputShape
 from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.replace import replace_layers
+from kprune.graphs.sizes import known_sizes
 from kprune.graphs.walk import graph_of
 from kprune.graphs.weights import check_model, weights_of
 from kprune.pruning.patterns import Block, Unstructured
@@ -65,7 +67,11 @@ _SHRINK = (
 
 
 def for_target(
-    model: keras.Model, target: Target | str, sparsity: float = 0.85, channels: float | None = None
+    model: keras.Model,
+    target: Target | str,
+    sparsity: float = 0.85,
+    channels: float | None = None,
+    input_shape: InputShape | None = None,
 ) -> TargetLayers:
     """Choose the layers and patterns with which pruning makes a model faster on a target.
 
@@ -91,12 +97,14 @@ def for_target(
         sparsity: float in [0, 1), the share of zeros in each layer with a sparse kernel.
         channels: float in [0, 1), the share of channels that go where there is none; by default
             those layers are left as they are.
+        input_shape: as in `check`.
 
     Returns:
         A `TargetLayers`: {layer name: {"sparsity": ..., "pattern": ...}}.
 
     Raises:
-        ValueError: an unknown target; a subclassed model; nothing in the model would be faster.
+        ValueError: an unknown target; a subclassed model; sizes that do not fit the model;
+            nothing in it would be faster.
     """
     target, sparsity = get_target(target), check_sparsity(sparsity)
     share = None if channels is None else check_sparsity(channels, "channels")
@@ -105,10 +113,13 @@ def for_target(
             f"The model '{model.name}' is subclassed, so its graph of layers is not known: choose "
             "`layers` of kprune.Pruning yourself."
         )
-    ops = read(model).ops
-    chosen, reasons = _sparse_kernels(model, ops, target, sparsity)
+    sizes = known_sizes(model, input_shape)
+    ops = read(model, input_shape=sizes).ops
+    fast = _fast_convolutions(model, target, sparsity, sizes)
+    chosen, reasons = _sparse_kernels(model, ops, target, sparsity, fast)
     if share is not None:
-        chosen, reasons = _with_channels(model, ops, share, chosen, reasons)
+        verdicts = judge_channels(model, share, chosen, sizes)
+        chosen, reasons = _with_channels(ops, share, verdicts, chosen, reasons)
     if not chosen:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
         advice = " Take channels instead: channels=0.5." if share is None else ""
@@ -119,9 +130,8 @@ def for_target(
     return TargetLayers(chosen, target.name, reasons)
 
 
-def _sparse_kernels(model, ops, target, sparsity):
+def _sparse_kernels(model, ops, target, sparsity, fast):
     """Choose what has a sparse kernel; return the settings and the reasons, {layer name: ...}."""
-    fast = _fast_convolutions(model, target, sparsity)
     chosen, reasons = {}, {}
     for op in ops:
         if op.weight is None or op.name in reasons:
@@ -132,9 +142,8 @@ def _sparse_kernels(model, ops, target, sparsity):
     return chosen, reasons
 
 
-def _with_channels(model, ops, share, chosen, reasons):
+def _with_channels(ops, share, verdicts, chosen, reasons):
     """Add the layers that lose channels, and why others do not."""
-    verdicts = judge_channels(model, share, chosen)
     # One setting for all, so that an allocation of `Pruning`'s shares it out among them.
     setting = {"sparsity": share, "pattern": Channels(round_to=ROUND_TO)}
     every, why = {}, {}
@@ -151,14 +160,14 @@ def _with_channels(model, ops, share, chosen, reasons):
     return every, why
 
 
-def _fast_convolutions(model, target, sparsity):
+def _fast_convolutions(model, target, sparsity, input_shape=None):
     """{name: None, or why it is not on the sparse path} of the 1x1 convolutions."""
     if not target.clusters:
         return {}
-    changed, done = rewrite(model, target, sparsity)
+    changed, done = rewrite(model, target, sparsity, input_shape)
     rewritten = {one.layer: one.what for one in done}
     result = {}
-    for cluster in xnnpack.clusters(read(changed, sparsity)):
+    for cluster in xnnpack.clusters(read(changed, sparsity, input_shape)):
         for op in cluster.ops:
             if op.pointwise:
                 result[op.name] = None if cluster.changed else _why_not(cluster, rewritten)

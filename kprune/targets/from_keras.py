@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kprune.formats.tflite.sparsity import BLOCK, BLOCKS_FROM, SPARSE_FROM
+from kprune.graphs.sizes import sized_call, with_input_shape
 from kprune.graphs.walk import graph_of, walk
 from kprune.graphs.weights import weights_of
 from kprune.targets.graph import SAME, Graph, Op, Value, Weight, same_padding
@@ -27,18 +28,19 @@ _UNARY = {
 _FOLDED = ("conv", "depthwise", "dense")
 
 
-def read(model, sparsity=None):
+def read(model, sparsity=None, input_shape=None):
     """Return the `Graph` of a model.
 
     Args:
         model: a built functional or Sequential `keras.Model`; models in it are read, too.
         sparsity: float, to read it as if its 1x1 convolutions and dense layers had this share of
             zeros; by default as they are.
+        input_shape: as in `graphs.sizes.with_input_shape`, the sizes to read it at.
 
     Raises:
         ValueError: a subclassed model, whose graph is not known.
     """
-    ops = _Reader().read(model)
+    ops = _Reader(input_shape).read(model)
     for op in ops if sparsity is not None else ():
         if op.pointwise and op.weight is not None:
             op.weight = Weight(op.weight.size, round(sparsity * op.weight.size), "csr")
@@ -70,8 +72,8 @@ def zeros_in_blocks(kernel):
 
 
 class _Reader:
-    def __init__(self):
-        self.ops = []
+    def __init__(self, input_shape):
+        self.ops, self.input_shape = [], input_shape
 
     def read(self, model):
         if graph_of(model) is None:
@@ -79,7 +81,8 @@ class _Reader:
                 f"The model '{model.name}' is subclassed, so its graph of layers is not known. "
                 "Export it, and check the file."
             )
-        inputs = [Value(tuple(t.shape), external=True) for t in graph_of(model).inputs]
+        sized = with_input_shape(model, graph_of(model).inputs, self.input_shape)
+        inputs = [Value(tuple(tensor.shape), external=True) for tensor in sized]
         for value in walk(model, inputs, self._step):
             value.output = True
         self._fold()
@@ -87,6 +90,9 @@ class _Reader:
 
     def _step(self, node, inputs):
         """Append what a call becomes; a model that is called more than once is there as often."""
+        dynamic = any(None in output.shape[1:] for output in node.outputs)
+        if self.input_shape is not None and dynamic:
+            node = sized_call(node, [value.shape for value in inputs])
         return _lowering(node.operation)(self, node.operation, inputs, node)
 
     def add(self, operation, kind, inputs, shape, **attributes):

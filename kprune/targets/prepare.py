@@ -6,8 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune._system.type_aliases import InputShape
 from kprune.graphs import sample_data
 from kprune.graphs.signature import describe
+from kprune.graphs.sizes import known_sizes, sized_signature
 from kprune.graphs.walk import graph_of
 from kprune.report import tables
 from kprune.runtimes.verification import GENERATED_SAMPLES, OutputDifference, compare_all, run_keras
@@ -59,7 +61,10 @@ class PrepareReport(tables.Printable):
 
 
 def prepare(
-    model: keras.Model, target: Target | str, inputs: Any = None
+    model: keras.Model,
+    target: Target | str,
+    inputs: Any = None,
+    input_shape: InputShape | None = None,
 ) -> tuple[keras.Model, PrepareReport]:
     """Change a model, before training, so that a target can accelerate it once it is pruned.
 
@@ -86,20 +91,22 @@ def prepare(
         target: as in `check`.
         inputs: samples to measure the difference on, structured like the model's inputs; by
             default generated.
+        input_shape: as in `check`. The new model leaves open what the model does.
 
     Returns:
         (model, `PrepareReport`): an uncompiled copy with the same weights, or the model itself
         where there is nothing to change.
 
     Raises:
-        ValueError: an unknown target; a subclassed model; a layer that cannot be copied.
+        ValueError: an unknown target; a subclassed model; a layer that cannot be copied; sizes
+            that do not fit the model.
     """
     target = get_target(target)
-    calls, changes = _changes(model) if target.clusters else ({}, [])
+    calls, changes = _changes(model, input_shape) if target.clusters else ({}, [])
     if not changes:
         return model, PrepareReport(target.name, [], [], 0)
     new = call_otherwise(model, calls)
-    signature = describe(model, inputs)
+    signature = sized_signature(model, describe(model, inputs), input_shape)
     if inputs is None:
         arrays = sample_data.generate(
             model, signature, signature.flat[0].shape[0] or GENERATED_SAMPLES
@@ -111,7 +118,7 @@ def prepare(
     return new, PrepareReport(target.name, changes, differences, len(arrays[0]))
 
 
-def _changes(model):
+def _changes(model, input_shape):
     """Return the calls to replace, and what to say of them."""
     if graph_of(model) is None:
         raise ValueError(
@@ -119,7 +126,8 @@ def _changes(model):
             "ZeroPadding2D(1) and padding='valid' before its first convolution, if that has stride "
             "2 (and before depthwise convolutions of stride 2)."
         )
-    graph, calls, changes = read(model), {}, []
+    sizes = known_sizes(model, input_shape)
+    graph, calls, changes = read(model, input_shape=sizes), {}, []
     for op in graph.ops:
         size = _first_size(op) or _depthwise_size(op)
         border = padding_before(graph, op) if size else None

@@ -64,13 +64,13 @@ def call_otherwise(model, calls):
     return _Called(model, calls).run()
 
 
-def rewrite(model, target=None, sparsity=None):
+def rewrite(model, target=None, sparsity=None, input_shape=None):
     """Rewrite what keeps a pruned model from XNNPACK's sparse kernels, or breaks on them.
 
     Args:
         model: a built `keras.Model`.
         target: what it is for, a name or `Target`; None for any.
-        sparsity: as in `from_keras.read`.
+        sparsity, input_shape: as in `from_keras.read`.
 
     Returns:
         (model, list of `Rewrite`s): the model itself where nothing is to be gained, as for
@@ -78,22 +78,22 @@ def rewrite(model, target=None, sparsity=None):
     """
     if graph_of(model) is None or (target is not None and not get_target(target).clusters):
         return model, []
-    calls, done = {}, []
-    found = xnnpack.clusters(read(model, sparsity))
+    calls, done, how = {}, [], {"sparsity": sparsity, "input_shape": input_shape}
+    found = xnnpack.clusters(read(model, **how))
     if not any(cluster.enough for cluster in found):
         return model, []
     try:
         for step in (_depthwise, _vectors, _keep_out):
-            more = step(model, calls, done, sparsity)
+            more = step(model, calls, done, how)
             calls, done = more or (calls, done)
         return (call_otherwise(model, calls), done) if done else (model, [])
     except CannotCopy:
         return model, []
 
 
-def _plan(model, calls, sparsity):
-    """The `Graph` and the clusters of the model with these calls replaced."""
-    graph = read(call_otherwise(model, calls) if calls else model, sparsity)
+def _plan(model, calls, how):
+    """The `Graph` and the clusters of the model with these calls replaced; `how` to `read` it."""
+    graph = read(call_otherwise(model, calls) if calls else model, **how)
     return graph, xnnpack.clusters(graph)
 
 
@@ -102,9 +102,9 @@ def _gain(found):
     return sum(cluster.weights for cluster in found if cluster.changed)
 
 
-def _depthwise(model, calls, done, sparsity):
+def _depthwise(model, calls, done, how):
     """Stride-2 depthwise convolutions with padding that is not symmetric, if that helps."""
-    graph = read(model)
+    graph = read(model, input_shape=how["input_shape"])
     more, notes = dict(calls), list(done)
     for op in graph.ops:
         if op.strides != (2, 2) or op.type != "DepthwiseConv2D" or not called_once(graph, op):
@@ -122,7 +122,7 @@ def _depthwise(model, calls, done, sparsity):
         return None
     return (
         (more, notes)
-        if _gain(_plan(model, more, sparsity)[1]) > _gain(_plan(model, calls, sparsity)[1])
+        if _gain(_plan(model, more, how)[1]) > _gain(_plan(model, calls, how)[1])
         else None
     )
 
@@ -211,9 +211,9 @@ def _numpy(variable):
     return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
-def _vectors(model, calls, done, sparsity):
+def _vectors(model, calls, done, how):
     """1x1 convolutions after a spatial mean that keeps its dimensions, where they would fail."""
-    graph, found = _plan(model, calls, sparsity)
+    graph, found = _plan(model, calls, how)
     more, notes = dict(calls), list(done)
     for cluster in found:
         for op, effect, *_ in cluster.broken if cluster.enough else ():
@@ -252,9 +252,9 @@ def _call_on_vectors(layer, x):
     return keras.layers.Reshape((1, 1, kernel.shape[-1]), name=f"{layer.name}_image")(y)
 
 
-def _keep_out(model, calls, done, sparsity):
+def _keep_out(model, calls, done, how):
     """Where the sparse path would compute wrong outputs: a first convolution it does not take."""
-    graph, found = _plan(model, calls, sparsity)
+    graph, found = _plan(model, calls, how)
     broken = [cluster for cluster in found if cluster.changed and cluster.broken]
     more, notes = dict(calls), list(done)
     for cluster in broken:

@@ -95,3 +95,26 @@ def test_an_error_says_in_one_line_which_dimensions_to_fix(tmp_path):
     assert "\n" not in str(error.value)
     export_tflite(model, tmp_path / "m.tflite", input_shape=(20, 30, 3))
     assert sizes(tmp_path / "m.tflite", "tflite") == {"photo": (20, 30, 3)}
+
+
+def _hub_backbones():
+    hub = pytest.importorskip("keras_hub").models
+    sizes = {"vocabulary_size": 64, "num_layers": 2, "hidden_dim": 16, "intermediate_dim": 32}
+    heads = {"num_query_heads": 4, "num_key_value_heads": 2}
+    return {
+        "gemma": lambda: hub.GemmaBackbone(**sizes, **heads, head_dim=8),
+        "llama": lambda: hub.LlamaBackbone(**sizes, **heads),
+        "t5": lambda: hub.T5Backbone(**sizes, num_heads=2),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma", "llama", "t5"])
+def test_transformers_of_keras_hub_become_tflite_with_their_length_fixed(name, tmp_path):
+    model, path = _hub_backbones()[name](), tmp_path / "m.tflite"
+    with pytest.raises(ExportError, match=r"input_shape=.*dimension 1 of '\w*token_ids'") as error:
+        export_tflite(model, path)
+    assert "\n" not in str(error.value)
+    shape = {tensor.name: (12,) for tensor in model.inputs}
+    assert export_tflite(model, path, input_shape=shape).max_rel_diff <= 1e-4
+    assert sizes(path, "tflite") == shape

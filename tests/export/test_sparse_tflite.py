@@ -102,7 +102,7 @@ def test_files_off_the_sparse_path_where_it_is_wrong(tmp_path):
 
 
 def without_rewrites(monkeypatch):
-    monkeypatch.setattr("kprune.export.sparse_tflite.rewrite", lambda model, target: (model, []))
+    monkeypatch.setattr("kprune.export.sparse_tflite.rewrite", lambda model, *_, **__: (model, []))
 
 
 @pytest.mark.slow
