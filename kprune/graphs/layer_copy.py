@@ -1,5 +1,6 @@
 """A layer once more, from its configuration and from what that does not say."""
 
+import functools
 import inspect
 import tempfile
 
@@ -34,6 +35,8 @@ def copied_layer(layer, change=lambda config: None):
         # A Lambda's code is the user's own, and in this process already.
         with functions_allowed():
             new = _from_config(type(layer), config)
+        if not _tells(layer):  # Else the model that the copy goes into could not be saved.
+            vars(new)["get_config"] = functools.partial(_arguments, new)
         if "name" not in config:  # As where Keras itself has written down the arguments.
             new.name = layer.name
     except Exception as error:
@@ -128,6 +131,15 @@ def configuration(layer):
     }
 
 
+def _tells(layer):
+    """Whether a layer's `get_config` does not fail."""
+    try:
+        layer.get_config()
+    except Exception:
+        return isinstance(layer, keras.layers.Lambda)  # Its own fails on what is no plain code.
+    return True
+
+
 def _arguments(layer):
     """A layer's arguments by its attributes of the same names; None if one has none."""
     parts, found = layers.attributes(layer), keras.Layer.get_config(layer)
@@ -147,11 +159,20 @@ def _from_config(kind, config):
         return kind.from_config(config)
     except Exception:
         # More than the constructor takes, as sizes that follow from the others.
-        names = inspect.signature(kind.__init__).parameters.keys() | {"name", "trainable", "dtype"}
-        known = {name: value for name, value in config.items() if name in names}
+        known = _known_of(kind, config)
         if known.keys() == config.keys():
             raise
-        return kind.from_config(known)
+        new = kind.from_config(known)
+    # Else the model that the copy goes into could be saved, and not be loaded.
+    own = new.get_config
+    vars(new)["get_config"] = lambda: _known_of(kind, own())
+    return new
+
+
+def _known_of(kind, config):
+    """What a constructor takes of a configuration."""
+    names = inspect.signature(kind.__init__).parameters.keys() | {"name", "trainable", "dtype"}
+    return {name: value for name, value in config.items() if name in names}
 
 
 def _without_functions(layer):

@@ -8,7 +8,7 @@ import re
 import keras
 
 from kprune._system.errors import first_line
-from kprune.graphs.signature import Signature, TensorSpec, input_names
+from kprune.graphs.signature import Signature, TensorSpec, input_names, symbolic_inputs
 from kprune.graphs.walk import call_arguments, graph_of, walk
 
 # What a dynamic dimension is taken to be where the model accepts it: steps of a sequence, and
@@ -83,6 +83,12 @@ def concrete(model, arguments, input_shape=None, free_dim=None, usual=None, trac
     return sized
 
 
+def concrete_inputs(model, input_shape=None, free_dim=None):
+    """Return the inputs of a model with a graph as a flat list, as `concrete` has them."""
+    arguments = [symbolic_inputs(model)]  # As the model is called, by name where it has names.
+    return keras.tree.flatten(concrete(model, arguments, input_shape, free_dim))
+
+
 def sized_signature(model, signature, input_shape):
     """Return the `Signature` with the dimensions that `input_shape` gives.
 
@@ -104,7 +110,7 @@ def known_sizes(model, input_shape=None):
         model: a model with a graph.
         input_shape: those that are given; the rest is found, as in `concrete`.
     """
-    return sizes_of(concrete(model, graph_of(model).inputs, input_shape))
+    return sizes_of(concrete_inputs(model, input_shape))
 
 
 def in_words(arguments):

@@ -12,7 +12,7 @@ from kprune._keras.graph import has_mask, operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.flops import operation_flops
 from kprune.graphs.rebuild import left_out
-from kprune.graphs.sizes import concrete, sizes_of
+from kprune.graphs.sizes import concrete_inputs, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, nodes
 from kprune.report import tables
 from kprune.report.tables import Printable
@@ -147,7 +147,7 @@ def blocks_of(model, free_dim=None):
     try:
         sizes = free_dim
         if isinstance(free_dim, int | None):
-            sizes = sizes_of(concrete(model, graphs[0].inputs, free_dim=free_dim))
+            sizes = sizes_of(concrete_inputs(model, free_dim=free_dim))
         costs = operation_flops(model, sizes)
     except ValueError:  # Nothing that can be counted; what can be bypassed is known anyway.
         costs = {}

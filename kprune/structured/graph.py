@@ -9,7 +9,7 @@ from kprune._keras.graph import operation_class
 from kprune._keras.layers import flatten_layers, own_variables
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
-from kprune.graphs.sizes import FREE_STEPS, concrete, sizes_of
+from kprune.graphs.sizes import FREE_STEPS, concrete_inputs, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, operations, walk
 from kprune.structured.call import Call, LayerChannels
 from kprune.structured.heads import axis_of_heads, multiplied_tensors
@@ -43,7 +43,7 @@ class ChannelGraph:
 
     def __init__(self, model, free_dim=None, input_shape=None):
         self.model = model
-        self._sized = concrete(model, graph_of(model).inputs, input_shape, free_dim)
+        self._sized = concrete_inputs(model, input_shape, free_dim)
         self.input_shape = sizes_of(self._sized)
         self.openings = {}
         self._whole = set()  # Ids of nodes whose channels are not followed as heads.

@@ -212,9 +212,14 @@ class Wordless(layers.Layer):
 
 
 @pytest.mark.parametrize("layer", [lambda: Forgetful(8, 2), lambda: Wordless(12)])
-def test_configurations_that_are_wrong(layer):
-    """Arguments too many, or none: the constructor says what it takes."""
-    _cut_is_masked(_model(layer()))
+def test_configurations_that_are_wrong(layer, tmp_path):
+    """Arguments too many, or none: the constructor says what it takes, also to who loads it."""
+    model = _model(layer())
+    small = _cut_is_masked(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    x = random_inputs(model)
+    np.testing.assert_allclose(outputs(loaded, x)[0], outputs(small, x)[0], 1e-5, 1e-5)
 
 
 def test_the_model_is_left_as_it_was():

@@ -61,3 +61,16 @@ def test_sizes_that_do_not_fit():
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
     assert kprune.channel_groups(model, input_shape=(12_000, 4)).groups
+
+
+def test_inputs_that_have_names():
+    """As a text model's: a dict, whose sizes are open."""
+    tokens, mask = keras.Input((None,), dtype="int32"), keras.Input((None,))
+    x = keras.layers.Embedding(20, 8)(tokens) * keras.ops.expand_dims(mask, -1)
+    x = keras.layers.Dense(8)(keras.layers.Dense(16, activation="relu")(x))
+    model = keras.Model({"token_ids": tokens, "padding_mask": mask}, x)
+    small = kprune.prune_channels(model, flops=0.5, round_to=1, free_dim=12)
+    sizes = {"token_ids": (12,), "padding_mask": (12,)}
+    again = kprune.prune_channels(model, flops=0.5, round_to=1, input_shape=sizes)
+    assert small.count_params() == again.count_params() < model.count_params()
+    assert kprune.structured.find_blocks(model, free_dim=12).blocks
