@@ -4,6 +4,7 @@ import keras
 
 from kprune._keras.layers import flatten_layers
 from kprune._system.errors import ExportError
+from kprune.graphs.weights import has_weights
 
 
 def require_exportable(model):
@@ -23,7 +24,7 @@ def require_exportable(model):
         )
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a `keras.Model`. Received: {model!r} (of type {type(model)})")
-    if not model.built:
+    if not has_weights(model):
         raise ValueError(
             f"The model '{model.name}' is not built, so it has no weights yet: call it once on "
             "data, or `model.build(input_shape)`."
