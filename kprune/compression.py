@@ -17,7 +17,7 @@ from kprune.export.report import ExportReport
 from kprune.export.tflite import QUANTIZE, export_tflite
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.graphs import sample_data
-from kprune.graphs.signature import describe
+from kprune.graphs.inputs import signature_of
 from kprune.graphs.weights import check_model, sparsity_of, weights_of
 from kprune.pruning.allocation import Global
 from kprune.pruning.schedules import ConstantSparsity
@@ -227,7 +227,7 @@ def _check_data(model, quantize, representative_data, inputs):
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
             "model will see, to find the ranges of its activations."
         )
-    signature = describe(model, inputs)
+    signature = signature_of(model, inputs)
     if inputs is not None:
         sample_data.arrays_for(signature, inputs)
     # A generator gives its samples once.

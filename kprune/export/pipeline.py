@@ -21,7 +21,7 @@ from kprune.export.sparse_tflite import Made
 from kprune.formats.quantization import too_different
 from kprune.formats.weights import stored_weights
 from kprune.graphs import sample_data
-from kprune.graphs.signature import describe
+from kprune.graphs.inputs import signature_of
 from kprune.graphs.sizes import in_words, sized_signature
 from kprune.graphs.weights import weights_of
 from kprune.runtimes import verification
@@ -75,7 +75,7 @@ def export(
     checks.require_batch_size(batch_size)
     warn_if_unmet(model, "exported", stacklevel=4)
     path = files.destination(path, f".{format.suffix}")
-    signature = sized_signature(model, describe(model, inputs), input_shape)
+    signature = sized_signature(model, signature_of(model, inputs), input_shape)
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 

@@ -3,7 +3,7 @@
 import keras
 
 from kprune._keras.layers import flatten_layers
-from kprune.graphs.signature import describe, symbolic_inputs
+from kprune.graphs.signature import describe, described, symbolic_inputs
 from kprune.graphs.walk import graph_of
 
 # Subclassed models remember shapes and no types.
@@ -34,6 +34,21 @@ def possible_inputs(model):
             raise
         return [[structure]]
     return [arguments, *(_of_dtype(arguments, dtype) for dtype in _OTHER_DTYPES)]
+
+
+def signature_of(model, inputs=None):
+    """Return the `Signature` of a model, as `describe` does, or that of the one inside it.
+
+    Raises:
+        ValueError: nothing tells what the model takes.
+    """
+    try:
+        return describe(model, inputs)
+    except ValueError:
+        structure = _inputs_of_the_one_inside(model) if symbolic_inputs(model) is None else None
+        if structure is None:
+            raise
+        return described([structure])
 
 
 def _inputs_of_the_one_inside(model):

@@ -62,9 +62,16 @@ def describe(model, inputs=None):
     """
     structure = symbolic_inputs(model)
     if structure is not None:
-        arguments = [keras.tree.map_structure(_from_keras_tensor, structure)]
-    else:
-        arguments = _from_build_shapes(model, inputs)
+        return described([structure])
+    return _named(_from_build_shapes(model, inputs))
+
+
+def described(arguments):
+    """Return the `Signature` of positional arguments, given as structures of `KerasTensor`s."""
+    return _named(keras.tree.map_structure(_from_keras_tensor, arguments))
+
+
+def _named(arguments):
     specs = keras.tree.flatten(arguments)
     renamed = [
         dataclasses.replace(spec, name=name) for spec, name in zip(specs, input_names(specs))

@@ -38,7 +38,7 @@ def with_input_shape(model, arguments, input_shape):
     if input_shape is None:
         return arguments
     specs = keras.tree.flatten(arguments)
-    given = _by_name(specs, input_shape)
+    given = _by_name(arguments, input_shape)
     # A subclassed model remembers the sizes that it was first called on, and is not bound to them.
     bound = graph_of(model) is not None
     sized = [
@@ -213,31 +213,23 @@ def _check_positive(name, outputs):
             raise _Refused(f"{name}: nothing would be left, an output of shape {shape}")
 
 
-def _by_name(specs, input_shape):
-    """`input_shape` as a dict from the inputs' names."""
-    names = input_names(specs)
-    shapes = {name: tuple(spec.shape[1:]) for name, spec in zip(names, specs)}
+def checked(input_shape):
+    """Return an `input_shape`, which may fit no model, with plain ints in it.
+
+    Raises:
+        TypeError: neither tuple nor dict.
+        ValueError: a size that is none.
+    """
+    if input_shape is None:
+        return None
     if isinstance(input_shape, dict):
-        # Keras' own names are as good, where they are no identifiers.
-        own = {spec.name: name for name, spec in zip(names, specs)}
-        unknown = [key for key in input_shape if key not in shapes and key not in own]
-        if unknown:
-            raise ValueError(
-                f"`input_shape` names inputs that the model has not: {unknown}. Its inputs, "
-                f"without the batch: {shapes}. Received: input_shape={input_shape}"
-            )
-        return {own.get(key, key): _checked(value) for key, value in input_shape.items()}
-    if not isinstance(input_shape, tuple | list):
-        raise TypeError(
-            "`input_shape` must be a tuple without the batch, or a dict from the names of inputs "
-            f"to such tuples. Received: input_shape={input_shape!r}"
-        )
-    if len(names) != 1:
-        raise ValueError(
-            f"The model takes {len(names)} inputs, so `input_shape` must be a dict from their "
-            f"names, without the batch: {shapes}. Received: input_shape={input_shape}"
-        )
-    return {names[0]: _checked(input_shape)}
+        return {name: _checked(shape) for name, shape in input_shape.items()}
+    if isinstance(input_shape, tuple | list):
+        return _checked(input_shape)
+    raise TypeError(
+        "`input_shape` must be a tuple without the batch, or a dict from the names of inputs to "
+        f"such tuples. Received: input_shape={input_shape!r}"
+    )
 
 
 def _checked(shape):
@@ -249,6 +241,31 @@ def _checked(shape):
         "`input_shape` must hold positive ints, or None for what stays dynamic. "
         f"Received: {shape!r}"
     )
+
+
+def _by_name(arguments, input_shape):
+    """`input_shape` as a dict from the inputs' names."""
+    specs = keras.tree.flatten(arguments)
+    names, given = input_names(specs), checked(input_shape)
+    shapes = {name: tuple(spec.shape[1:]) for name, spec in zip(names, specs)}
+    if isinstance(given, dict):
+        # Keras' own names are as good, where they are no identifiers; and the keys of a dict.
+        own = {spec.name: name for name, spec in zip(names, specs)}
+        paths = [path for path, _ in keras.tree.flatten_with_path(arguments)]
+        own |= {path[-1]: name for path, name in zip(paths, names) if path}
+        unknown = [key for key in given if key not in shapes and key not in own]
+        if unknown:
+            raise ValueError(
+                f"`input_shape` names inputs that the model has not: {unknown}. Its inputs, "
+                f"without the batch: {shapes}. Received: input_shape={input_shape}"
+            )
+        return {own.get(key, key): value for key, value in given.items()}
+    if len(names) != 1:
+        raise ValueError(
+            f"The model takes {len(names)} inputs, so `input_shape` must be a dict from their "
+            f"names, without the batch: {shapes}. Received: input_shape={input_shape}"
+        )
+    return {names[0]: given}
 
 
 def _as_size(size):

@@ -100,10 +100,7 @@ def variable_weights(variables):
 
 
 def check_model(model):
-    """Raise unless `model` is a Keras 3 model that has its weights.
-
-    Layers that were never called, and those that hold no weights, need not be built.
-    """
+    """Raise unless `model` is a Keras 3 model that has its weights; see `has_weights`."""
     kind = type(model)
     ancestry = {base.__module__.partition(".")[0] for base in kind.__mro__}
     if not isinstance(model, keras.Layer):
@@ -114,7 +111,7 @@ def check_model(model):
                 "tensorflow_model_optimization, or build it with Keras 3 (`import keras`)."
             )
         raise TypeError(f"Expected a Keras 3 model.{hint} Received: {model!r} (of type {kind})")
-    if not has_weights(model) and not any(weight.is_kernel for weight in weights_of(model)):
+    if not has_weights(model):
         raise ValueError(
             f"The model {model.name!r} is not built, so it has no weights yet. Call it on a "
             "batch of data, or `model.build(input_shape)`, first."
@@ -122,13 +119,16 @@ def check_model(model):
 
 
 def has_weights(model):
-    """Whether a model has the weights that it computes with.
+    """Whether a model has its weights, as far as can be known without a call.
 
-    What Keras called is built, whatever layers it holds that the call does not use. A model that
-    was itself never called, as around parts that were, has its weights when all its parts do.
+    Layers that `call` does not use, and those that hold no weights, need not be built; nor need
+    the model, if another method than `call` runs what is inside.
     """
-    parts = (layer for layer in layers.flatten_layers(model) if not layers.sublayers(layer))
-    return model.built or all(part.built for part in parts)
+    if is_built(model):
+        return True
+    if isinstance(model, keras.Sequential) and not model.built:  # Its call would have built it.
+        return all(is_built(layer) for layer in model.layers)
+    return model.built or bool(weights_of(model))
 
 
 def is_built(model):

@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kprune._system.children import child, python_flags
-from kprune._system.type_aliases import FilePath
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.formats.onnx.flops import onnx_flops
 from kprune.formats.tflite.flops import tflite_flops
 from kprune.graphs.flops import flops
 from kprune.graphs.load import load_keras
 from kprune.graphs.signature import describe
+from kprune.graphs.sizes import checked, concrete, sizes_of
 from kprune.measure import worker
 from kprune.measure.size import size
 from kprune.report import plots, tables
@@ -137,6 +138,7 @@ def benchmark(
     seed: int = 0,
     free_dim: int | None = None,
     timeout: float = 300.0,
+    input_shape: InputShape | None = None,
 ) -> BenchmarkReport:
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
@@ -164,9 +166,12 @@ def benchmark(
         warmup: int, runs of each file before the first round.
         seed: int, for the inputs (normal noise; zeros and ones where ids are expected; the whole
             range where the input is quantized) and for the order of visits.
-        free_dim: int, the size to use for the dynamic dimensions of a file, the batch aside.
+        free_dim: int, one size for the dynamic dimensions of a file, the batch aside.
         timeout: float, seconds that loading a file and running it once, its warmup, or a visit
             may take.
+        input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
+            sizes to run at, where a file leaves them open. `.keras` files go without: by default
+            they run as `kprune.flops` counts them.
 
     Returns:
         A `BenchmarkReport`.
@@ -174,12 +179,14 @@ def benchmark(
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a file of another kind, one that its runtime cannot load or run, or not in
-            time, or a file with a fixed batch other than `batch_size`. The message names the file.
+            time, a file with a fixed batch other than `batch_size`, or sizes that do not fit it.
+            The message names the file.
         ImportError: a runtime is not installed.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     _validate(paths, threads, batch_size, rounds, warmup, free_dim)
     check_timeout(timeout)
+    input_shape = checked(input_shape)
     order = random.Random(seed)
     with ExitStack() as stack:
         stderr = Console(stderr=True)
@@ -190,18 +197,22 @@ def benchmark(
         for file in paths:
             progress.update(task, description=f"Loading {file.name}")
             model = load_keras(file) if file.suffix == ".keras" else None
+            arguments = model and _keras_arguments(file, model, input_shape, free_dim)
             config = {
                 "path": str(file),
                 "threads": threads,
                 "batch_size": batch_size,
                 "free_dim": free_dim,
+                "input_shape": None if model else input_shape,
                 "seed": seed,
-                "inputs": model and _predict_inputs(file, model),
+                "inputs": model and keras.tree.map_structure(asdict, arguments[0]),
             }
             # Runtimes check what they load; the parsers that count weights come after them.
-            runners.append(stack.enter_context(Runner(file, config, timeout)))
+            runner = stack.enter_context(Runner(file, config, timeout))
+            runners.append(runner)
+            sizes = sizes_of(arguments) if model else runner.shapes
             figures = size(file, model).to_dict() | {"path": str(file)}
-            rows.append(figures | {"flops": file_flops(file, model, batch_size, free_dim)})
+            rows.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
@@ -259,30 +270,34 @@ def check_timeout(timeout):
         raise ValueError(f"`timeout` must be positive seconds. Received: timeout={timeout!r}")
 
 
-def _predict_inputs(file, model):
-    """Return what `predict` takes, as plain data: name, shape and dtype of each input."""
+def _keras_arguments(file, model, input_shape, free_dim):
+    """Return what `predict` takes, `TensorSpec`s of which only the batch is dynamic, in a list."""
     arguments = describe(model).arguments
     if len(arguments) > 1:
         raise ValueError(
             f"{file}: its model takes its inputs as several arguments, which `predict` cannot "
             "pass. Measure its .tflite or .onnx export instead."
         )
-    return keras.tree.map_structure(asdict, arguments[0])
+    try:
+        return concrete(model, arguments, input_shape, free_dim)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
-def file_flops(file, model=None, batch_size=1, free_dim=None):
+def file_flops(file, model=None, batch_size=1, sizes=None):
     """Count the FLOPs of a file, or of the Keras model it holds; None where they are not known.
 
-    A runtime can be content with a file that the counter is not: that is a warning.
+    `sizes` are those of the model's inputs without the batch, or those that the file ran at. A
+    runtime can be content with a file that the counter is not: that is a warning.
     """
     if model is not None:
-        report = flops(model, batch_size, free_dim)
+        report = flops(model, batch_size, input_shape=sizes)
         return None if report.uncounted else report.total
     data = file.read_bytes()
     try:
         if file.suffix == ".tflite":
             return tflite_flops(data)
-        return onnx_flops(data, batch_size, free_dim)
+        return onnx_flops(data, batch_size, sizes)
     except Exception as error:  # what a parser runs into is anyone's guess
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warnings.warn(f"The FLOPs of {file} are not known: {reason}", stacklevel=3)
@@ -347,6 +362,7 @@ class Runner:
                 raise ValueError(f"{self.path} could not be run: {answer['error']}")
             self._stack = stack.pop_all()
         self.runtime, self.version = answer["runtime"], answer["version"]
+        self.shapes = answer["shapes"]
         return self
 
     def __exit__(self, *_):

@@ -7,9 +7,10 @@ kprune/runtimes that the format needs, so that Keras and its backend load only w
 file needs them.
 
 Protocol, one JSON a line. Configuration comes as the first argument. The worker answers
-`{"runtime": ..., "version": ...}` once it has run the file, or `{"error": ...}`; then, for each
-whole number n it reads, it runs the file n times and answers with n times in seconds. If the
-configuration names a file to `record`, the first run's inputs and outputs are written there.
+`{"runtime": ..., "version": ..., "shapes": ...}` once it has run the file, or `{"error": ...}`;
+then, for each whole number n it reads, it runs the file n times and answers with n times in
+seconds. If the configuration names a file to `record`, the first run's inputs and outputs are
+written there.
 """
 
 import contextlib
@@ -61,31 +62,46 @@ def random_input(shape, dtype, rng, quantized=False):
     raise Refused(f"it takes an input of dtype {dtype}, and no random one can be made")
 
 
-def concrete_shape(name, dims, batch_size, free_dim):
-    """Fill in the dynamic (None) dimensions: first the batch; `free_dim` is for the others."""
+def concrete_shape(name, dims, config, given=None):
+    """Fill in the dynamic (None) dimensions: the batch, those of `given`, and `free_dim`."""
     dims = list(dims)
     if dims and dims[0] is None:
-        dims[0] = batch_size
-    elif dims and dims[0] != batch_size:
+        dims[0] = config["batch_size"]
+    elif dims and dims[0] != config["batch_size"]:
         raise Refused(
-            f"its input '{name}' has a fixed batch of {dims[0]}, not the {batch_size} asked for; "
-            "export it with batch_size=None to leave the batch free"
+            f"its input '{name}' has a fixed batch of {dims[0]}, not the {config['batch_size']} "
+            "asked for; export it with batch_size=None to leave the batch free"
         )
-    if None in dims:
-        if free_dim is None:
+    if given is not None:
+        sizes = [dims[:1], *([size, other] for size, other in zip(dims[1:], given))]
+        if len(given) != len(dims) - 1 or any(len({*pair} - {None}) > 1 for pair in sizes):
             raise Refused(
-                f"its input '{name}' has dynamic dimensions, {tuple(dims)}; say with `free_dim` "
-                "which size to use for them"
+                f"its input '{name}' is of the sizes {tuple(dims[1:])} without the batch, which "
+                f"`input_shape` does not fit. Received: {tuple(given)}"
             )
-        dims = [free_dim if dim is None else dim for dim in dims]
+        dims[1:] = [other if size is None else size for size, other in zip(dims[1:], given)]
+    if None in dims:
+        if config["free_dim"] is None:
+            raise Refused(
+                f"its input '{name}' has dynamic dimensions, {tuple(dims)}; say with "
+                "`input_shape`, or `free_dim`, which sizes to use for them"
+            )
+        dims = [config["free_dim"] if dim is None else dim for dim in dims]
     return dims
 
 
 def random_feeds(inputs, config, rng):
     """Make {name: array} for the `inputs` of a runtime: {name: (dims, dtype, quantized)}."""
-    feeds = {}
+    feeds, given = {}, config.get("input_shape")
+    if isinstance(given, list):
+        if len(inputs) != 1:
+            raise Refused(f"it takes {len(inputs)} inputs: give `input_shape` by name, as a dict")
+        given = dict.fromkeys(inputs, given)
+    unknown = [name for name in given or () if name not in inputs]
+    if unknown:
+        raise Refused(f"it has no inputs named {unknown}, as in `input_shape`, but {list(inputs)}")
     for name, (dims, dtype, quantized) in inputs.items():
-        shape = concrete_shape(name, dims, config["batch_size"], config["free_dim"])
+        shape = concrete_shape(name, dims, config, (given or {}).get(name))
         feeds[name] = random_input(shape, dtype, rng, quantized)
     return feeds
 
@@ -93,10 +109,7 @@ def random_feeds(inputs, config, rng):
 def keras_feeds(spec, config, rng):
     """Make what `predict_on_batch` takes: arrays, structured as the configured `inputs` are."""
     if isinstance(spec, dict) and "dtype" in spec:
-        shape = concrete_shape(
-            spec["name"], spec["shape"], config["batch_size"], config["free_dim"]
-        )
-        return random_input(shape, spec["dtype"], rng)
+        return random_input(concrete_shape(spec["name"], spec["shape"], config), spec["dtype"], rng)
     if isinstance(spec, dict):
         return {key: keras_feeds(value, config, rng) for key, value in spec.items()}
     return [keras_feeds(value, config, rng) for value in spec]
@@ -175,7 +188,8 @@ def main():
         return answer({"error": str(error)})
     except Exception as error:  # each runtime has its own classes for a file it cannot read
         return answer({"error": f"{type(error).__name__}: {error}"})
-    answer({"runtime": loaded.name, "version": loaded.version})
+    shapes = {} if kind == ".keras" else {name: feed.shape for name, feed in feeds.items()}
+    answer({"runtime": loaded.name, "version": loaded.version, "shapes": shapes})
     for line in sys.stdin:
         answer(seconds(loaded.run, int(line)))
 

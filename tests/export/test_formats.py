@@ -9,6 +9,7 @@ from keras import layers
 
 import kprune
 from kprune.export import ExportError, export_onnx, export_tflite
+from tests.helpers.partly_built import Detector, Wrapper, rows
 from tests.helpers.runtimes import (
     SKIP,
     fresh_inputs,
@@ -170,6 +171,17 @@ def test_preprocessing_layers_and_free_image_size(format, tmp_path):
     report = EXPORTS[format][0](model, tmp_path / f"model.{format}")
     assert report.max_rel_diff <= 1e-4
     assert any("dynamic dimensions" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("format", EXPORTS)
+def test_models_that_are_not_built_in_every_layer(format, tmp_path):
+    detector = Detector()
+    detector(rows(6))
+    export = EXPORTS[format][0]
+    reports = [export(detector, tmp_path / f"detector.{format}")]
+    # Never called: the model inside it, which has all the weights, says on what.
+    reports.append(export(Wrapper(), tmp_path / f"wrapper.{format}"))
+    assert [len(report.weights) for report in reports] == [2, 2]
 
 
 def test_subclassed_model_takes_dtypes_from_inputs(tmp_path):

@@ -9,6 +9,9 @@ from kprune.export import ExportError, export_onnx, export_tflite
 from kprune.runtimes.litert import LiteRT
 from kprune.runtimes.onnxruntime import OnnxRuntime
 from tests.helpers.dynamic_sizes import at_most_40, splice, u_net
+from tests.helpers.runtimes import SKIP, needs_tensorflow
+
+pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
 
 EXPORTS = {"tflite": (export_tflite, LiteRT), "onnx": (export_onnx, OnnxRuntime)}
 each_format = pytest.mark.parametrize("format", EXPORTS)

@@ -9,6 +9,7 @@ import pytest
 
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import benchmark, flops, size, web, worker
+from tests.helpers.dynamic_sizes import sliced
 from tests.helpers.hostile import endless, onnx_file
 from tests.helpers.zoo import ZOO
 
@@ -72,10 +73,25 @@ def test_free_dimensions_need_a_size(tmp_path):
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
     model.save(tmp_path / "free.keras")
     export_onnx(model, tmp_path / "free.onnx")
-    with pytest.raises(ValueError, match=r"free\.onnx.*free_dim"):
+    with pytest.raises(ValueError, match=r"free\.onnx.*input_shape.*free_dim"):
         benchmark(tmp_path / "free.onnx", **QUICK)
-    report = benchmark([tmp_path / "free.onnx", tmp_path / "free.keras"], free_dim=8, **QUICK)
+    both = [tmp_path / "free.onnx", tmp_path / "free.keras"]
+    report = benchmark(both, free_dim=8, **QUICK)
     assert {row.flops for row in report} == {flops(model, free_dim=8).total}
+    report = benchmark(both, input_shape=(8, 9, 3), **QUICK)
+    assert {row.flops for row in report} == {flops(model, input_shape=(8, 9, 3)).total}
+    for shape in ((8, 9, 4), (8, 9), {"x": (8, 9, 3)}):
+        for file in both:
+            with pytest.raises(ValueError, match=r"free\.(onnx|keras).*input_shape|at 3"):
+                benchmark(file, input_shape=shape, **QUICK)
+
+
+def test_a_keras_file_runs_at_a_size_that_its_model_accepts(tmp_path):
+    sliced().save(tmp_path / "m.keras")
+    (row,) = benchmark(tmp_path / "m.keras", **QUICK)
+    assert row.flops == flops(sliced(), input_shape=(301, 4)).total
+    with pytest.raises(ValueError, match=r"m\.keras.*\(300, 4\).*accepts.*\(301, 4\)"):
+        benchmark(tmp_path / "m.keras", input_shape=(300, 4), **QUICK)
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".tflite", ".onnx"])

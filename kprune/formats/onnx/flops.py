@@ -9,13 +9,13 @@ from kprune.graphs.products import einsum_flops
 _OPAQUE = re.compile(r"Loop|Scan|If|DeformConv|Attention|.*(QLinear|Integer).*")
 
 
-def onnx_flops(blob, batch_size=1, free_dim=None):
+def onnx_flops(blob, batch_size=1, shapes=None):
     """Count the FLOPs of one run of an ONNX file.
 
     Args:
         blob: the file's bytes.
         batch_size: int, the size of the first dimension of inputs that leave it free.
-        free_dim: int, the size of other dynamic dimensions of the inputs.
+        shapes: {input name: shape}, for other dynamic dimensions.
 
     Returns:
         int; None where shapes cannot be inferred or an operator cannot be counted.
@@ -28,13 +28,14 @@ def onnx_flops(blob, batch_size=1, free_dim=None):
         kind, dims = tensor.values.data_type, list(tensor.dims)
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.values.name, kind, dims))
     del model.graph.sparse_initializer[:]
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants, given = {tensor.name for tensor in model.graph.initializer}, shapes or {}
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if value.name not in constants:
             for number, dim in enumerate(dims):
                 if not dim.dim_value:
-                    dim.dim_value = (free_dim or 0) if number else batch_size
+                    known = given.get(value.name, ())
+                    dim.dim_value = ([batch_size, *known[1:]] + [0] * len(dims))[number]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
