@@ -197,7 +197,9 @@ def benchmark(
         for file in paths:
             progress.update(task, description=f"Loading {file.name}")
             model = load_keras(file) if file.suffix == ".keras" else None
-            arguments = model and _keras_arguments(file, model, input_shape, free_dim)
+            arguments = None
+            if model is not None:
+                arguments = _keras_arguments(file, model, input_shape, free_dim)
             config = {
                 "path": str(file),
                 "threads": threads,
@@ -205,12 +207,12 @@ def benchmark(
                 "free_dim": free_dim,
                 "input_shape": None if model else input_shape,
                 "seed": seed,
-                "inputs": model and keras.tree.map_structure(asdict, arguments[0]),
+                "inputs": arguments and keras.tree.map_structure(asdict, arguments[0]),
             }
             # Runtimes check what they load; the parsers that count weights come after them.
             runner = stack.enter_context(Runner(file, config, timeout))
             runners.append(runner)
-            sizes = sizes_of(arguments) if model else runner.shapes
+            sizes = sizes_of(arguments) if arguments else runner.shapes
             figures = size(file, model).to_dict() | {"path": str(file)}
             rows.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
             progress.advance(task)
