@@ -1,6 +1,6 @@
 """Channels and blocks that leave the model: graph, groups, surgery."""
 
-from kprune.structured.blocks import Block, BlockReport
+from kprune.structured.blocks import BlockReport, RemovableBlock
 from kprune.structured.call import Call
 from kprune.structured.channels import Channels
 from kprune.structured.depth import find_blocks, remove_blocks
@@ -14,12 +14,12 @@ from kprune.structured.slimming import Slimming
 
 __all__ = [
     "BatchNormScale",
-    "Block",
     "BlockReport",
     "Call",
     "ChannelGroup",
     "ChannelReport",
     "Channels",
+    "RemovableBlock",
     "Slimming",
     "channel_groups",
     "find_blocks",

@@ -28,7 +28,7 @@ _PROBED_LENGTH = 24
 
 
 @dataclasses.dataclass(eq=False)
-class Block:
+class RemovableBlock:
     """A part of a model that can be bypassed: its output is replaced by its input.
 
     Attributes:
@@ -68,7 +68,7 @@ class Block:
         loses_mask = has_mask(self.source) and not has_mask(self.output)
         return keras.ops.copy if loses_mask else left_out
 
-    def overlaps(self, other: "Block") -> bool:
+    def overlaps(self, other: "RemovableBlock") -> bool:
         """Whether a call is in both; a model that both call, each on its own, is not."""
         nested = id(self.end) in other.covered or id(other.end) in self.covered
         return nested or bool(self.inside.keys() & other.inside.keys())
@@ -85,7 +85,7 @@ class BlockReport(Printable):
 
     Attributes:
         model: the model's name.
-        blocks: list of `Block`s, in the order of the graph.
+        blocks: list of `RemovableBlock`s, in the order of the graph.
         flops: int, FLOPs of the whole model.
         criterion: what the scores are by; None if there are none.
     """
@@ -95,7 +95,7 @@ class BlockReport(Printable):
     flops: int
     criterion: str | None = None
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[RemovableBlock]:
         return iter(self.blocks)
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class BlockReport(Printable):
 
 
 def blocks_of(model, free_dim=None):
-    """Return the `Block`s of a Sequential or functional model, in the order of its graph.
+    """Return the `RemovableBlock`s of a Sequential or functional model, in the order of its graph.
 
     Those in nested models are among them. Blocks may lie inside one another.
 
@@ -174,7 +174,7 @@ def blocks_of(model, free_dim=None):
                     continue  # It looks something up, as a table of positions does.
                 name = end.operation.name
                 found.append(
-                    Block(name, kind, names, size, cost, source, end, inside, set(covered))
+                    RemovableBlock(name, kind, names, size, cost, source, end, inside, set(covered))
                 )
     return found
 

@@ -49,7 +49,7 @@ def find_blocks(
             images and 64 for everything else.
 
     Returns:
-        A `BlockReport`: prints as a table, and iterates over its `Block`s.
+        A `BlockReport`: prints as a table, and iterates over its `RemovableBlock`s.
 
     Raises:
         TypeError: not a Keras 3 model.
@@ -138,7 +138,7 @@ def without(model, blocks):
 
     Args:
         model: a model with a graph (see `graph_of`).
-        blocks: list of its `Block`s.
+        blocks: list of its `RemovableBlock`s.
 
     Returns:
         A plain Keras model, Sequential or functional, uncompiled.
@@ -224,7 +224,7 @@ def _removals(blocks, scores, may):
     """Yield the blocks one by one, the least important first.
 
     Args:
-        blocks: list of all `Block`s.
+        blocks: list of all `RemovableBlock`s.
         scores: `_Scores`.
         may: function from a list of blocks to whether they may all be gone.
     """

@@ -73,8 +73,8 @@ class ChannelGraph:
             if output.labels is not None:
                 self.labels.freeze(output.labels, "an output of the model")
         self._freeze_shared_variables()
-        self._axes = {
-            key: use.axes
+        self._axes = {  # Nothing is tied from here on: these are the representatives.
+            key: {axis: self.labels.find(labels) for axis, labels in use.axes.items()}
             for record in self.layers.values()
             for key, use in record.uses.items()
             if use.variable is not None
@@ -89,14 +89,14 @@ class ChannelGraph:
         return f"{type(operation).__name__} {self.name_of(operation)!r}"
 
     def labels_along(self, variable):
-        """The labels of a variable, as a dict from its axes."""
+        """The representatives of a variable's labels, as a dict from its axes."""
         return self._axes.get(id(variable), {})
 
     def kept(self, variable, gone):
         """Return which positions of each axis of a variable stay, as a list of bool arrays."""
         axes = self.labels_along(variable)
         return [
-            np.ones(n, bool) if i not in axes else ~np.isin(self.labels.find(axes[i]), gone)
+            np.ones(n, bool) if i not in axes else ~np.isin(axes[i], gone)
             for i, n in enumerate(variable.shape)
         ]
 

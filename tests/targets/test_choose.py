@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import kprune
+from tests.helpers.partly_built import Detector, rows
 from tests.helpers.target_graphs import depthwise, mean, model, pointwise, stem
 
 _SCHEDULE = kprune.ConstantSparsity(0.75, begin_step=0, frequency=1)
@@ -192,5 +193,9 @@ def test_policy():
     ]
     with pytest.raises(ValueError, match="'stem' begins with padding"):
         kprune.prune_low_magnitude(model("asymmetric_stem"), pruning_policy=policy)
-    with pytest.raises(ValueError, match="subclassed"):
+    with pytest.raises(ValueError, match="not built"):
         kprune.prune_low_magnitude(keras.Model(), pruning_policy=policy)
+    detector = Detector()
+    detector(rows(6))
+    with pytest.raises(ValueError, match="subclassed"):
+        kprune.prune_low_magnitude(detector, pruning_policy=policy)
