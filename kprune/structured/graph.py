@@ -197,8 +197,7 @@ class ChannelGraph:
         try:
             outputs = self._plain_outputs(node, tensors)
         except Exception as error:
-            sizes = [[n or FREE_STEPS for n in output.shape[1:]] for output in node.outputs]
-            outputs = [Tensor((None, *n), _dtype(t)) for n, t in zip(sizes, node.outputs)]
+            outputs = [Tensor(_likely_shape(t, tensors), _dtype(t)) for t in node.outputs]
             if isinstance(error, Unsafe):
                 return self._stopped(operation, tensors, outputs, error)
             return self._stopped(
@@ -309,6 +308,13 @@ class ChannelGraph:
         if id(operation) in self._unopened:
             reason = f"{reason}; {self._unopened[id(operation)]}"
         return reason
+
+
+def _likely_shape(output, tensors):
+    """A shape for an output that nothing is known of but its rank: as that of an input."""
+    alike = [tensor.shape for tensor in tensors if len(tensor.shape) == len(output.shape)]
+    likely = alike[0] if alike else (None, *[FREE_STEPS] * (len(output.shape) - 1))
+    return (None, *(n or m for n, m in zip(output.shape[1:], likely[1:])))
 
 
 def _with_batches(node, tensors):

@@ -70,11 +70,11 @@ def opened(node, shapes):
             errors.append(error)
             continue
         opening = Opening(layer, node, graph, fixed, _closed(node, graph, own, sizes, inline))
-        if opening.closed is None and not _does_the_same(opening):
-            opening.closed = "its `call` cannot be recorded for batches of any size"
-            found.append(opening)
-            continue
-        return opening
+        # Of a batch that was fixed something may be left in what stays of its class anyway.
+        if _does_the_same(opening) or (opening.closed is not None and sizes is fixed):
+            return opening
+        opening.closed = opening.closed or "its `call` cannot be recorded for batches of any size"
+        found.append(opening)
     if not found:
         raise Unsafe.because("its `call` cannot be traced", errors[-1]) from errors[-1]
     return found[-1]
