@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 from typer.testing import CliRunner
 
@@ -46,9 +47,10 @@ def test_flops(model_file, tmp_path):
 
 
 def test_sizes_that_a_model_leaves_open(tmp_path):
-    sliced().save(tmp_path / "m.keras")
+    inputs = keras.Input((None, 4), name="dna")
+    keras.Model(inputs, sliced()(inputs)).save(tmp_path / "m.keras")
     totals = []
-    for options in ([], ["--input-shape", "301,4"], ["--input-shape", "input=301,4"]):
+    for options in ([], ["--input-shape", "301,4"], ["--input-shape", "dna=301,4"]):
         result = kprune("flops", tmp_path / "m.keras", *options, "--json", tmp_path / "out.json")
         assert result.exit_code == 0
         totals.append(json.loads((tmp_path / "out.json").read_text())["total"])
