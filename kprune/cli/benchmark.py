@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from kprune.cli.common import BatchSize, FreeDim, Json, check_json, plain_errors, show
+from kprune.cli import common
+from kprune.cli.common import BatchSize, FreeDim, InputShape, Json, check_json, plain_errors, show
 
 
 def benchmark(
@@ -16,6 +17,7 @@ def benchmark(
     warmup: Annotated[int, typer.Option(min=0, help="Runs before the first round.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the inputs and of the order of visits.")] = 0,
     free_dim: FreeDim = None,
+    input_shape: InputShape = None,
     timeout: Annotated[float, typer.Option(help="Seconds to load a file, or visit it.")] = 300.0,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
@@ -34,8 +36,9 @@ def benchmark(
         if plot:
             plots.check(plot)
         other = compare and read_report(compare)
+        sizes = common.input_shape(input_shape)
         report = kprune.measure.benchmark(
-            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout
+            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes
         )
         show(report, json)
         if plot:

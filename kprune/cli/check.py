@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from kprune.cli.common import Json, check_json, plain_errors, show
+from kprune.cli import common
+from kprune.cli.common import InputShape, Json, check_json, plain_errors, show
 
 
 def check(
@@ -14,6 +15,7 @@ def check(
         str,
         typer.Option(help="litert-arm64, litert-x86, litert-wasm or onnxruntime."),
     ],
+    input_shape: InputShape = None,
     json: Json = None,
 ):
     """Say layer by layer what a target can make of a model's zeros; exit 2 if it is not fit."""
@@ -21,7 +23,7 @@ def check(
         import kprune.targets
 
         check_json(json)
-        report = kprune.targets.check(file, target)
+        report = kprune.targets.check(file, target, common.input_shape(input_shape))
         show(report, json)
     if not report.ok:
         raise typer.Exit(2)

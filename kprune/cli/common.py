@@ -13,6 +13,10 @@ FreeDim = Annotated[
     int | None,
     typer.Option(min=1, help="Size of the dynamic dimensions (not the batch)."),
 ]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(help="Sizes of an input without the batch: 224,224,3 or NAME=224,224,3."),
+]
 KerasFile = Annotated[Path, typer.Argument(help="A .keras file.")]
 
 
@@ -26,6 +30,27 @@ def plain_errors():
     except (ValueError, TypeError, OSError, ImportError, ExportError) as error:
         Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
+
+
+def input_shape(options):
+    """Return the `input_shape` that the options spell; None without any.
+
+    Raises:
+        ValueError: one that is no list of sizes, or several without names.
+    """
+    shapes = {}
+    for option in options or ():
+        name, _, sizes = option.rpartition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split(",") if size)
+        except ValueError:
+            raise ValueError(
+                "--input-shape must be sizes without the batch, as 224,224,3 or NAME=224,224,3. "
+                f"Received: {option!r}"
+            ) from None
+    if "" in shapes and len(options) > 1:
+        raise ValueError(f"Several --input-shape need names, NAME=224,224,3. Received: {options}")
+    return shapes.get("", shapes or None)
 
 
 def check_json(path):

@@ -5,10 +5,14 @@ import math
 import keras
 import numpy as np
 
+from kprune._keras.graph import operation_class
 from kprune._system.errors import first_line
 from kprune.graphs.inputs import possible_inputs
+from kprune.graphs.rebuild import build_again
 from kprune.graphs.walk import graph_of, nodes
 from kprune.graphs.weights import check_model
+
+_MATMUL = operation_class("Matmul")
 
 
 def functional_form(model):
@@ -50,9 +54,12 @@ def _recorded(model, arguments):
     inputs = keras.tree.map_structure(
         lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype), arguments
     )
-    outputs = model.call(*inputs)
-    functional = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
-    _refuse_copied_variables(model, functional)
+
+    def record():
+        outputs = model.call(*inputs)
+        return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name=model.name)
+
+    functional = _with_variables(model, record(), record)
     read = [n.arguments.keras_tensors for n in nodes(functional) if _takes_strings(n.operation)]
     strings = {id(tensor) for tensors in read for tensor in tensors if tensor.dtype != "string"}
     if not any(id(tensor) in strings for tensor in functional.inputs):
@@ -69,25 +76,90 @@ def _takes_strings(operation):
     return isinstance(operation, keras.layers.TextVectorization | keras.layers.StringLookup)
 
 
-def _refuse_copied_variables(model, functional):
-    """Raise ValueError where the graph holds the values of a variable, as of a tied projection.
+def _with_variables(model, functional, again):
+    """The functional model with variables in the place of their values, as of a tied projection.
 
     Keras records `ops.transpose(embedding.embeddings)` in a `call` as a constant, which would no
     longer be the variable: neither trained nor cut with it.
+
+    Args:
+        model: the model that `functional` was recorded of.
+        functional: the recorded model.
+        again: function without arguments that records it once more.
+
+    Raises:
+        ValueError: variables are read outside of layers in another way than for a matrix product.
     """
+    constants = _constants(functional)
+    if not constants:
+        return functional
     found = {}
+    for operation, value in constants:
+        same = [variable for variable in model.variables if _same_values(variable, value)]
+        if same:
+            found[id(value)] = operation, _read(operation, value, same)
+    _refuse_computed(model, [one for one in constants if id(one[1]) not in found], constants, again)
+
+    def place(node, args, kwargs):
+        read = [id(leaf) for leaf in keras.tree.flatten((args, kwargs)) if id(leaf) in found]
+        if not read:
+            return node.operation, args, kwargs
+        operation, (variable, transposed) = found[read[0]]
+        if not isinstance(operation, _MATMUL) or len(read) > 1 or read[0] != id(args[-1]):
+            raise _outside(operation, variable)
+        if transposed:
+            return keras.ops.einsum, ["...i,oi->...o", args[0], variable], {}
+        return operation, [args[0], variable], {}
+
+    return build_again(functional, place) if found else functional
+
+
+def _constants(functional):
+    """The calls with tensors for arguments that no call made: (operation, tensor) of each."""
+    found = []
     for node in nodes(functional):
         for value in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
             is_own = isinstance(value, keras.KerasTensor | keras.Variable | np.ndarray)
             if not is_own and keras.ops.is_tensor(value) and len(value.shape) > 1:
-                found[id(value)] = node.operation, value
-    for operation, value in found.values():
-        for variable in model.variables:
-            if _same_values(variable, value):
-                raise ValueError(
-                    f"{operation.name!r} takes the variable {variable.path!r} outside of a layer, "
-                    "which would be recorded as a constant. Read it in the `call` of a layer."
-                )
+                found.append((node.operation, value))
+    return found
+
+
+def _read(operation, value, variables):
+    """`(variable, whether transposed)` that a constant is the value of."""
+    array = keras.ops.convert_to_numpy(value)
+    own = keras.ops.convert_to_numpy(variables[0])
+    if len(variables) == 1 and own.ndim == 2:
+        for transposed, form in ((False, own), (True, own.T)):
+            if form.shape == array.shape and np.array_equal(form, array):
+                return variables[0], transposed
+    raise _outside(operation, variables[0])
+
+
+def _refuse_computed(model, unexplained, constants, again):
+    """Raise ValueError where a constant is another one with other values of the variables."""
+    if not unexplained:
+        return
+    others = [(v, v * 1.5 + 0.5) for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
+    try:
+        with keras.StatelessScope(state_mapping=others):
+            other = _constants(again())
+    except Exception:  # Then nobody can tell.
+        return
+    if len(other) != len(constants):
+        return
+    for (operation, value), (_, new) in zip(constants, other):
+        is_asked = any(value is one for _, one in unexplained)
+        if is_asked and not np.array_equal(*map(keras.ops.convert_to_numpy, (value, new))):
+            raise _outside(operation)
+
+
+def _outside(operation, variable=None):
+    which = "variables of the model" if variable is None else f"the variable {variable.path!r}"
+    return ValueError(
+        f"{operation.name!r} takes {which} outside of a layer, which would be recorded as a "
+        "constant. Read it in the `call` of a layer."
+    )
 
 
 def _same_values(variable, value):

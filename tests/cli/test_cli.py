@@ -3,10 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 from typer.testing import CliRunner
 
 from kprune.cli import app
+from tests.helpers.dynamic_sizes import sliced
 from tests.helpers.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,23 @@ def test_flops(model_file, tmp_path):
     assert result.exit_code == 0
     assert "3,200" in result.output
     assert json.loads((tmp_path / "out.json").read_text())["total"] == 3200
+
+
+def test_sizes_that_a_model_leaves_open(tmp_path):
+    inputs = keras.Input((None, 4), name="dna")
+    keras.Model(inputs, sliced()(inputs)).save(tmp_path / "m.keras")
+    totals = []
+    for options in ([], ["--input-shape", "301,4"], ["--input-shape", "dna=301,4"]):
+        result = kprune("flops", tmp_path / "m.keras", *options, "--json", tmp_path / "out.json")
+        assert result.exit_code == 0
+        totals.append(json.loads((tmp_path / "out.json").read_text())["total"])
+    assert totals == [totals[0]] * 3
+    check = kprune("check", tmp_path / "m.keras", "--target", "litert-x86", *options)
+    assert check.exit_code == 0
+    for bad in (["300,4"], ["a,4"], ["301,4", "--input-shape", "301,4"], ["other=301,4"]):
+        result = kprune("flops", tmp_path / "m.keras", "--input-shape", *bad)
+        assert result.exit_code == 1
+        assert "Received" in result.output or "(301, 4)" in result.output.replace("\n", " ")
 
 
 @pytest.mark.slow

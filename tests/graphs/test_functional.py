@@ -111,16 +111,84 @@ def test_inputs_in_a_dict():
 class TiedOutput(keras.Model):
     """Multiplies with its embedding's table, outside of any layer."""
 
-    def __init__(self):
+    def __init__(self, read=ops.transpose):
         super().__init__()
         self.table, self.mix = layers.Embedding(30, 16, name="table"), layers.Dense(16)
+        self.inner, self.read = layers.Dense(24, activation="relu", name="inner"), read
 
     def call(self, x):
-        return ops.matmul(self.mix(self.table(x)), ops.transpose(self.table.embeddings))
+        return ops.matmul(self.mix(self.inner(self.table(x))), self.read(self.table.embeddings))
 
 
-def test_a_variable_that_would_be_recorded_as_a_constant_is_named_and_never_untied():
-    model = TiedOutput()
+class TiedAutoencoder(keras.Model):
+    """Decodes with the transposed kernels of its encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = layers.Dense(24, activation="relu", name="first")
+        self.code = layers.Dense(16, activation="relu", name="code")
+        self.inner = layers.Dense(20, activation="relu", name="inner")
+        self.back = layers.Dense(16, activation="relu", name="back")
+
+    def call(self, x):
+        code = self.back(self.inner(self.code(self.first(x))))
+        decoded = ops.relu(ops.matmul(code, ops.transpose(self.code.kernel)))
+        return ops.matmul(decoded, ops.transpose(self.first.kernel))
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "source"),
+    [
+        (TiedOutput, np.arange(14).reshape(2, 7) % 30, "table"),
+        (TiedAutoencoder, rows(12), "first"),
+    ],
+)
+def test_weights_that_a_call_reads_outside_of_layers_stay_tied(make, x, source):
+    model = make()
+    model(x)
+    randomize(model)
+    reasons = [reason for group in kprune.channel_groups(model) for reason in group.frozen]
+    assert any(f"'{source}': its variable" in one and "also used by" in one for one in reasons)
+    gone = np.arange(0, model.get_layer("inner").units, 3)
+    kernel, bias = (np.array(value) for value in model.get_layer("inner").get_weights())
+    kernel[:, gone], bias[gone] = 0, 0
+    model.get_layer("inner").set_weights([kernel, bias])
+    small = kprune.shrink(model)
+    assert small.count_params() < model.count_params()
+    assert len(small.trainable_variables) == len(model.trainable_variables)
+    (before,) = outputs(model, x)
+    np.testing.assert_allclose(outputs(small, x)[0], before, 1e-4, 1e-4)
+    # What one use of the weights does to them, the other sees.
+    for one in (model, small):
+        shared = one.get_layer(source).weights[0]
+        shared.assign(shared * 3 + 1)
+    (after,) = outputs(model, x)
+    np.testing.assert_allclose(outputs(small, x)[0], after, 1e-3, 1e-3)
+    assert np.abs(after - before).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda table: 2 * ops.transpose(table), "takes variables of the model outside"),
+        (lambda table: ops.flip(ops.transpose(table), 1), r"table/embeddings' outside of a layer"),
+    ],
+)
+def test_a_variable_that_would_be_recorded_as_a_constant_is_named_and_never_untied(read, message):
+    model = TiedOutput(read)
     model(np.zeros((2, 7), "int32"))
-    with pytest.raises(ValueError, match=r"table/embeddings' outside of a layer.*constant"):
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message):
         kprune.channel_groups(model)
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_other_constants_of_a_call_are_fine():
+    class Positions(TiedOutput):
+        def call(self, x):
+            return self.mix(self.inner(self.table(x) + ops.ones((7, 16)) / 3))
+
+    model = Positions()
+    model(np.zeros((2, 7), "int32"))
+    assert kprune.prune_channels(model, params=0.8, round_to=1).count_params()
