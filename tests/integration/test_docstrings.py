@@ -87,7 +87,16 @@ def surroundings():
     x = rng.normal(size=(48, 8, 8, 3)).astype("float32")
     y = rng.integers(0, 4, 48)
     names = {"keras": keras, "kprune": kprune, "np": np, "json": json}
-    names |= {"x": x, "y": y, "x_train": x, "x_test": x, "y_test": y, "model": model(), "epochs": 1}
+    names |= {
+        "x": x,
+        "y": y,
+        "x_train": x,
+        "y_train": y,
+        "x_test": x,
+        "y_test": y,
+        "model": model(),
+        "epochs": 1,
+    }
     names |= {
         "batches": [(x[:24], y[:24])],
         "loss_fn": keras.losses.SparseCategoricalCrossentropy(),
@@ -113,6 +122,8 @@ def run(name):
     names = surroundings()
     if name == "for_target":  # With a layer that has no sparse kernel, and can lose channels.
         names["model"] = model(layers.Conv2D(64, 3, padding="same"), layers.ReLU())
+    if name == "remove_blocks":
+        names["model"] = model(*(layers.Dense(32, activation="relu") for _ in range(4)))
     if name == "strip_clustering":
         names["model"] = kprune.cluster_weights(names["model"], 4)
     for block in BLOCKS[name]:

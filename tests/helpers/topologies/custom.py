@@ -313,7 +313,9 @@ class DecoderBlock(layers.Layer):
 
     def _rotated(self, x):
         angles = np.arange(x.shape[1])[:, None] / 10.0 ** np.arange(self.each // 2)
-        cosine, sine = (f(angles)[:, None].astype("float32") for f in (np.cos, np.sin))
+        cosine, sine = (
+            ops.convert_to_tensor(f(angles)[:, None].astype("float32")) for f in (np.cos, np.sin)
+        )
         first, second = ops.split(x, 2, axis=-1)
         return ops.concatenate(
             [first * cosine - second * sine, second * cosine + first * sine], axis=-1
@@ -326,7 +328,8 @@ class DecoderBlock(layers.Layer):
         k, v = (ops.reshape(f(y), (-1, steps, groups, each)) for f in (self.k, self.v))
         q = ops.reshape(self._rotated(q), (-1, steps, groups, self.heads // groups, each))
         scores = ops.einsum("btkgd,bskd->bkgts", q, self._rotated(k)) / each**0.5
-        scores = ops.softmax(scores + (1 - np.tri(steps, dtype="float32")) * -1e9)
+        later = ops.convert_to_tensor((1 - np.tri(steps, dtype="float32")) * -1e9)
+        scores = ops.softmax(scores + later)
         mixed = ops.einsum("bkgts,bskd->btkgd", scores, v)
         x = x + self.out(ops.reshape(mixed, (-1, steps, self.size)))
         y = self.norms[1](x)
