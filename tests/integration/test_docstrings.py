@@ -123,7 +123,8 @@ def run(name):
     if name == "for_target":  # With a layer that has no sparse kernel, and can lose channels.
         names["model"] = model(layers.Conv2D(64, 3, padding="same"), layers.ReLU())
     if name == "remove_blocks":
-        names["model"] = model(*(layers.Dense(32, activation="relu") for _ in range(4)))
+        middle = [layers.Dense(32, activation="relu", name=f"block_{i}") for i in range(4)]
+        names["model"] = model(*middle)
     if name == "strip_clustering":
         names["model"] = kprune.cluster_weights(names["model"], 4)
     for block in BLOCKS[name]:
