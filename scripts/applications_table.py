@@ -74,11 +74,11 @@ def _row(name, size, share, round_to):
     frozen = [
         f"{', '.join(group.producers) or group.name}: {'; '.join(group.frozen)}"
         for group in report
-        if group.frozen and group.frozen != ["an output of the model"]
+        if group.frozen and group.frozen != ["an output of the model"] and not group.inexact
     ]
     inexact = sum(bool(group.inexact) for group in report)
     if inexact:
-        frozen.append(f"{inexact} groups can go, but not exactly: {_reasons(report)}")
+        frozen.append(f"{inexact} groups, unless hidden=True: {_reasons(report)}")
     return [
         name,
         f"{free} of {len(report.groups)}",
