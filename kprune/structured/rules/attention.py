@@ -65,6 +65,12 @@ def _grouped_query_attention(call):
     query, value = call.argument("query", 0), call.argument("value", 1)
     key = call.argument("key", 2) or value
     call.freeze_inputs("is not a query, key or value", besides=(query, key, value))
+    out, reason = call.channels_of(query), "queries, keys and values are of one size"
+    for tensor in (value, key):
+        if out is None:
+            call.freeze(call.channels_of(tensor), reason)
+        elif tensor is not query:
+            call.tie(out, tensor, reason)
     groups, each = layer.num_key_value_heads, layer.num_query_heads // layer.num_key_value_heads
     if groups >= each:
         shared = call.new(groups, "num_key_value_heads", counted=False)
@@ -84,7 +90,7 @@ def _grouped_query_attention(call):
             taken = {0: call.channels_of(tensor)}
             call.use(dense.kernel, {1: made}, taken, applications=positions)
             call.use(dense.bias, along={0: made})
-    out = call.channels_of(query)  # As many come out.
+    # As many come out as queries have.
     call.use(parts["output"].kernel, {2: out}, {0: heads}, applications=steps)
     call.use(parts["output"].bias, along={0: out})
     if len(call.output_shapes) > 1:

@@ -114,3 +114,21 @@ def time_distributed():
     x = layers.TimeDistributed(layers.Flatten())(x)
     x = layers.TimeDistributed(layers.Dense(8))(x)
     return classifier(inputs, layers.LSTM(5)(x))
+
+
+def _grouped(heads, groups, **options):
+    x = inputs = keras.Input((6, 5))
+    x = layers.Dense(8, name="before")(x)
+    other = layers.Dense(8, name="other")(inputs)
+    attention = layers.GroupQueryAttention(4, heads, groups, name="attention", **options)
+    return classifier(inputs, layers.GlobalAveragePooling1D()(attention(x, other)))
+
+
+@topology(frozen="head")
+def grouped_queries():
+    return _grouped(6, 3)
+
+
+@topology(frozen="head")
+def few_groups_of_queries():
+    return _grouped(6, 2, use_bias=False)
