@@ -76,7 +76,7 @@ def concrete(model, arguments, input_shape=None, free_dim=None, usual=None, trac
         sized = _filled(sized, free_dim)
     if _is_open(sized):
         return _filled(sized, _search(model, sized, usual))
-    if input_shape is not None or (free_dim is not None and _is_open(arguments)):
+    if sizes_of(sized) != sizes_of(arguments):  # Its own it accepts.
         why = refusal(model, sized, traced)
         if why is not None:
             raise ValueError(_not_taken(model, arguments, sized, why, usual))
