@@ -235,6 +235,7 @@ def test_the_model_is_left_as_it_was():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_heads_may_be_left():
     model = TOPOLOGIES["conformer"]()
     frozen = {g.name: g.frozen for g in kprune.channel_groups(model, heads=False) if not g.counted}
@@ -248,6 +249,7 @@ def test_heads_may_be_left():
     assert attention.num_heads == 3
 
 
+@pytest.mark.slow
 def test_the_hidden_size_is_an_option():
     model = TOPOLOGIES["conformer"]()
     frozen = {g.name: g.frozen for g in kprune.channel_groups(model)}
@@ -259,6 +261,7 @@ def test_the_hidden_size_is_an_option():
     assert small.get_layer("stem").filters < 12
 
 
+@pytest.mark.slow
 def test_channels_during_fit():
     """The pattern masks what is inside a custom layer, and `shrink` takes it out."""
     keras.utils.set_random_seed(0)
