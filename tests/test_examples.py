@@ -50,3 +50,13 @@ def test_gan(tmp_path):
     assert "Exported" in printed
     assert (tmp_path / "generator.tflite").stat().st_size > 10_000
     assert (tmp_path / "digits.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_transformer(tmp_path):
+    printed, _ = run("transformer.py", "--epochs", 1, "--train-size", 512, "--out", tmp_path)
+    assert "(TransformerBlock), with fewer channels" in printed
+    share = float(re.search(r"with (0\.\d+) of the FLOPs", printed)[1])
+    assert share == pytest.approx(0.5, abs=0.02)
+    for name in ("dense.tflite", "small.tflite", "small.onnx"):
+        assert (tmp_path / name).stat().st_size > 10_000

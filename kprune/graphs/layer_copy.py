@@ -34,8 +34,8 @@ def copied_layer(layer, change=lambda config: None):
         change(config)
         # A Lambda's code is the user's own, and in this process already.
         with functions_allowed():
-            new = _from_config(type(layer), config)
-        if not _tells(layer):  # Else the model that the copy goes into could not be saved.
+            new, told = _from_config(layer, config)
+        if not told:  # Else the model that the copy goes into could not be saved and loaded.
             vars(new)["get_config"] = functools.partial(_arguments, new)
         if "name" not in config:  # As where Keras itself has written down the arguments.
             new.name = layer.name
@@ -118,10 +118,7 @@ def configuration(layer):
         try:
             return _without_functions(layer).get_config()
         except Exception:
-            arguments = _arguments(layer)
-            if arguments is None:
-                raise
-            return arguments
+            return _arguments(layer)
     return {
         **keras.Layer.get_config(layer),
         "function": layer.function,
@@ -131,48 +128,52 @@ def configuration(layer):
     }
 
 
-def _tells(layer):
-    """Whether a layer's `get_config` does not fail."""
-    try:
-        layer.get_config()
-    except Exception:
-        return isinstance(layer, keras.layers.Lambda)  # Its own fails on what is no plain code.
-    return True
+def _arguments(layer, config=None):
+    """What a layer was made from, where its `get_config` fails, or says more than that.
 
+    Args:
+        layer: a `keras.Layer`.
+        config: dict; by default what its class says of it, or nothing, if that fails.
 
-def _arguments(layer):
-    """A layer's arguments by its attributes of the same names; None if one has none."""
+    Raises:
+        ValueError: neither the configuration nor an attribute has an argument's name.
+    """
+    if config is None:
+        try:
+            config = type(layer).get_config(layer)
+        except Exception:
+            config = {}
     parts, found = layers.attributes(layer), keras.Layer.get_config(layer)
     for name, parameter in inspect.signature(type(layer).__init__).parameters.items():
         if name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        if name not in found and name not in parts:
-            return None
-        found.setdefault(name, parts.get(name))
+        if name in config:
+            found[name] = config[name]
+        elif name in parts:
+            found[name] = parts[name]
+        elif name not in found:
+            raise ValueError(f"nothing tells what its argument {name!r} was")
     return found
 
 
-def _from_config(kind, config):
-    if issubclass(kind, keras.layers.Lambda):  # Its own takes functions as code alone.
-        return keras.Layer.from_config.__func__(kind, config)
+def _from_config(layer, config):
+    """The layer that a configuration makes, and whether that is all its class takes."""
+    kind = type(layer)
+    if isinstance(layer, keras.layers.Lambda):  # Its own takes functions as code alone.
+        return keras.Layer.from_config.__func__(kind, config), True
     try:
-        return kind.from_config(config)
+        new = kind.from_config(config)
+    except Exception as error:
+        # Of sizes that follow from others, a configuration may have more than a constructor takes.
+        arguments = _arguments(layer, config)
+        if arguments.keys() >= config.keys():
+            raise error
+        return kind.from_config(arguments), False
+    try:
+        new.get_config()
     except Exception:
-        # More than the constructor takes, as sizes that follow from the others.
-        known = _known_of(kind, config)
-        if known.keys() == config.keys():
-            raise
-        new = kind.from_config(known)
-    # Else the model that the copy goes into could be saved, and not be loaded.
-    own = new.get_config
-    vars(new)["get_config"] = lambda: _known_of(kind, own())
-    return new
-
-
-def _known_of(kind, config):
-    """What a constructor takes of a configuration."""
-    names = inspect.signature(kind.__init__).parameters.keys() | {"name", "trainable", "dtype"}
-    return {name: value for name, value in config.items() if name in names}
+        return new, False
+    return new, True
 
 
 def _without_functions(layer):

@@ -12,7 +12,6 @@ from kprune._keras.graph import has_mask, operation_class
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.flops import operation_flops
 from kprune.graphs.rebuild import left_out
-from kprune.graphs.sizes import concrete_inputs, sizes_of
 from kprune.graphs.walk import call_arguments, graph_of, nodes
 from kprune.report import tables
 from kprune.report.tables import Printable
@@ -134,20 +133,17 @@ class BlockReport(Printable):
         )
 
 
-def blocks_of(model, free_dim=None):
+def blocks_of(model, sizes=None):
     """Return the `RemovableBlock`s of a Sequential or functional model, in the order of its graph.
 
     Those in nested models are among them. Blocks may lie inside one another.
 
     Args:
         model: a model with a graph (see `graph_of`).
-        free_dim: int, as in `kprune.flops`, or what is its `input_shape`.
+        sizes: the `input_shape` to count FLOPs at, every dimension known.
     """
     graphs = _graphs(graph_of(model))
     try:
-        sizes = free_dim
-        if isinstance(free_dim, int | None):
-            sizes = sizes_of(concrete_inputs(model, free_dim=free_dim))
         costs = operation_flops(model, sizes)
     except ValueError:  # Nothing that can be counted; what can be bypassed is known anyway.
         costs = {}

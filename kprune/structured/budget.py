@@ -5,6 +5,7 @@ import numbers
 
 import numpy as np
 
+NEAR = 0.02  # How far from the budget, as a share of it, an outcome may be without a warning.
 _BISECTIONS = 60
 _TIE = 1e-6
 _EXACT = 1e-4  # So near to what was computed beforehand, nothing is to be corrected.

@@ -7,15 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from kprune._system.type_aliases import InputShape
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
 from kprune.graphs.rebuild import Rebuild
+from kprune.graphs.sizes import concrete_inputs, sizes_of
 from kprune.graphs.walk import graph_of
 from kprune.structured.block_scores import Trial, batches_of
 from kprune.structured.blocks import BlockReport, blocks_of
-from kprune.structured.budget import check_counts
+from kprune.structured.budget import NEAR
 
-_NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 CRITERIA = ("similarity", "loss", "random")
 
 
@@ -26,6 +27,7 @@ def find_blocks(
     loss: Any = None,
     seed: int = 0,
     free_dim: int | None = None,
+    input_shape: InputShape | None = None,
 ) -> BlockReport:
     """Return the blocks of a model that can be bypassed; with data, how important each is.
 
@@ -45,8 +47,8 @@ def find_blocks(
         criterion: "similarity", "loss" or "random", as in `remove_blocks`.
         loss: as in `remove_blocks`.
         seed: int, for "random".
-        free_dim: int, the size to count FLOPs with for dynamic dimensions; by default 224 for
-            images and 64 for everything else.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
+        input_shape: the sizes to count FLOPs at, as in `prune_channels`.
 
     Returns:
         A `BlockReport`: prints as a table, and iterates over its `RemovableBlock`s.
@@ -55,15 +57,15 @@ def find_blocks(
         TypeError: not a Keras 3 model.
         ValueError: not built; a subclassed model that cannot be traced; data that does not fit.
     """
-    form = _checked(model, criterion, free_dim)
-    blocks = blocks_of(form, free_dim)
+    form, sizes = _checked(model, criterion, free_dim, input_shape)
+    blocks = blocks_of(form, sizes)
     if data is not None or criterion == "random":
         data = batches_of(data, graph_of(form).inputs)
-        scores = _Scores(form, data, criterion, _loss(model, criterion, loss), seed, free_dim)
+        scores = _Scores(form, data, criterion, _loss(model, criterion, loss), seed)
         for block, score in zip(blocks, scores.of(range(len(blocks)), ())):
             block.score = float(score)
     scored = criterion if blocks and blocks[0].score is not None else None
-    return BlockReport(model.name, blocks, total_flops(form, free_dim), scored)
+    return BlockReport(model.name, blocks, count_flops(form, input_shape=sizes).total, scored)
 
 
 def remove_blocks(
@@ -75,6 +77,7 @@ def remove_blocks(
     loss: Any = None,
     seed: int = 0,
     free_dim: int | None = None,
+    input_shape: InputShape | None = None,
 ) -> keras.Model:
     """Return a shallower model: the least important blocks removed, the weights copied.
 
@@ -103,8 +106,8 @@ def remove_blocks(
             after each removal; "random": any, a control.
         loss: for "loss"; the model's own by default.
         seed: int, for "random".
-        free_dim: int, the size to count FLOPs with for dynamic dimensions; by default 224 for
-            images and 64 for everything else.
+        free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
+        input_shape: the sizes to count FLOPs at, as in `prune_channels`.
 
     Returns:
         A `keras.Model`, not compiled. A Sequential model stays one.
@@ -115,13 +118,13 @@ def remove_blocks(
             no blocks; data that is missing or does not fit; a subclassed model that cannot be
             traced.
     """
-    form = _checked(model, criterion, free_dim)
-    blocks = blocks_of(form, free_dim)
+    form, sizes = _checked(model, criterion, free_dim, input_shape)
+    blocks = blocks_of(form, sizes)
     number, share = _aims(keep, flops, blocks, model)
     if data is None and criterion != "random":
         raise ValueError(f'The criterion "{criterion}" needs data: pass `data=(x, y)`.')
     data = batches_of(data, graph_of(form).inputs)
-    scores = _Scores(form, data, criterion, _loss(model, criterion, loss), seed, free_dim)
+    scores = _Scores(form, data, criterion, _loss(model, criterion, loss), seed)
     if number is not None:
         removed = list(_removals(blocks, scores, lambda gone: _staying(blocks, gone) >= number))
         if _staying(blocks, removed) > number:
@@ -130,7 +133,7 @@ def remove_blocks(
                 "lie around ones that are gone."
             )
         return without(form, removed)
-    return _to_flops(form, share, blocks, scores, free_dim)
+    return _to_flops(form, share, blocks, scores, sizes)
 
 
 def without(model, blocks):
@@ -157,17 +160,17 @@ def without(model, blocks):
     return new
 
 
-def removals(form, batches, loss, free_dim=None):
+def removals(form, batches, loss, sizes):
     """Return an iterator of a model's blocks, in the order in which they leave by the loss.
 
     Args:
         form: a model with a graph (see `graph_of`).
         batches: from `batches_of`.
         loss: what `compile` takes.
-        free_dim: int, or None.
+        sizes: the `input_shape` to count FLOPs at.
     """
-    scores = _Scores(form, batches, "loss", loss, 0, free_dim)
-    return _removals(blocks_of(form, free_dim), scores, lambda gone: True)
+    scores = _Scores(form, batches, "loss", loss, 0)
+    return _removals(blocks_of(form, sizes), scores, lambda gone: True)
 
 
 class _Shallower(Rebuild):
@@ -196,13 +199,13 @@ def _is_tensor(value):
 class _Scores:
     """Scores a model's blocks by a criterion, on a copy of the model."""
 
-    def __init__(self, form, batches, criterion, loss, seed, free_dim):
+    def __init__(self, form, batches, criterion, loss, seed):
         self._criterion = criterion
         self._random = np.random.default_rng(seed)
         if criterion == "random":
             return
         copy = without(form, [])
-        self._blocks, self._once = blocks_of(copy, free_dim), None
+        self._blocks, self._once = blocks_of(copy), None
         if criterion == "loss":
             copy.compile(loss=loss, jit_compile=False)
         self._trial = Trial(copy, batches)
@@ -247,15 +250,15 @@ def _staying(blocks, gone):
     return sum(not any(block.covered <= other.covered for other in gone) for block in blocks)
 
 
-def _to_flops(form, share, blocks, scores, free_dim):
-    total = total_flops(form, free_dim)
+def _to_flops(form, share, blocks, scores, sizes):
+    total = count_flops(form, input_shape=sizes).total
     if not total:
         raise ValueError(f"No FLOPs of {form.name!r} could be counted. Give `keep` instead.")
     removed, left = [], 1.0
     for block in _removals(blocks, scores, lambda gone: True):
         removed.append(block)
         left -= block.flops / total
-        if left <= share * (1 + _NEAR):
+        if left <= share * (1 + NEAR):
             break
     else:
         names = [block.name for block in blocks if block not in removed]
@@ -267,8 +270,8 @@ def _to_flops(form, share, blocks, scores, free_dim):
             "too."
         )
     small = without(form, removed)
-    reached = total_flops(small, free_dim) / total
-    if abs(reached - share) > _NEAR * share:
+    reached = count_flops(small, input_shape=sizes).total / total
+    if abs(reached - share) > NEAR * share:
         warnings.warn(
             f"flops={share:g} was asked for and {reached:.3f} reached: a block leaves as a whole. "
             "kprune.prune_channels(model, flops=..., depth=True, data=...) comes nearer.",
@@ -277,20 +280,12 @@ def _to_flops(form, share, blocks, scores, free_dim):
     return small
 
 
-def total_flops(form, free_dim):
-    """Return the FLOPs of a model with a graph, an int."""
-    if isinstance(free_dim, int | None):
-        return count_flops(form, free_dim=free_dim).total
-    return count_flops(form, input_shape=free_dim).total
-
-
-def _checked(model, criterion, free_dim):
-    """The functional form of a model, the arguments having been looked at."""
+def _checked(model, criterion, free_dim, input_shape):
+    """The functional form of a model and the sizes of its inputs, the arguments looked at."""
     if criterion not in CRITERIA:
         raise ValueError(f"`criterion` must be one of {CRITERIA}. Received: {criterion!r}")
-    if free_dim is not None:
-        check_counts(free_dim=free_dim)
-    return functional_form(model)
+    form = functional_form(model)
+    return form, sizes_of(concrete_inputs(form, input_shape, free_dim))
 
 
 def _loss(model, criterion, loss):

@@ -113,16 +113,15 @@ class ChannelGraph:
             return None
         if not self._must_open(node, tensors):
             return None
-        layer, shapes = node.operation, [tensor.shape for tensor in tensors]
-        if id(node) not in self.openings:
-            if id(layer) not in self._unopened:
-                try:
-                    self.openings[id(node)] = opened(node, shapes)
-                except Unsafe as unsafe:
-                    self._unopened[id(layer)] = str(unsafe)
-                    return None
-            else:
-                return None
+        layer = node.operation
+        if id(layer) in self._unopened:
+            return None
+        try:
+            if id(node) not in self.openings:
+                self.openings[id(node)] = opened(node, [tensor.shape for tensor in tensors])
+        except Unsafe as unsafe:
+            self._unopened[id(layer)] = str(unsafe)
+            return None
         graph = self.openings[id(node)].graph
         self._multiplied |= multiplied_tensors(graph)
         for operation in operations(graph):

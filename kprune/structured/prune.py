@@ -11,11 +11,12 @@ import numpy as np
 from kprune._system.type_aliases import InputShape
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
+from kprune.graphs.sizes import concrete_inputs, sizes_of
 from kprune.graphs.weights import weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Allocation, Global, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
-from kprune.structured.budget import Sizes, check_counts, fit_budget, fit_measured
+from kprune.structured.budget import NEAR, Sizes, check_counts, fit_budget, fit_measured
 from kprune.structured.costs import Cost, calibrate
 from kprune.structured.gradients import scores_on_data
 from kprune.structured.graph import ChannelGraph
@@ -24,8 +25,6 @@ from kprune.structured.importance import channel_scores
 from kprune.structured.joint import prune_with_depth
 from kprune.structured.reasons import OutOfReach
 from kprune.structured.surgery import cut
-
-_NEAR = 0.02  # How far from the budget the outcome may be, without a warning.
 
 
 def channel_groups(
@@ -163,9 +162,9 @@ def prune_channels(
     _check_kinds(criterion, allocation)
     if depth:
         return _with_depth(
-            model, kind, share, layers, data, loss, criterion=criterion, allocation=allocation,
-            round_to=round_to, min_channels=min_channels, free_dim=free_dim, heads=heads,
-            hidden=hidden, input_shape=input_shape,
+            model, kind, share, layers, data, loss, free_dim, input_shape, criterion=criterion,
+            allocation=allocation, round_to=round_to, min_channels=min_channels, heads=heads,
+            hidden=hidden,
         )  # fmt: skip
     graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     total = _total(kind, graph)
@@ -190,8 +189,8 @@ def prune_channels(
         return small, _measured(kind, small, graph.input_shape, total) or expected, expected
 
     _check_reach(kind, share, cost, sizes, everything, groups, measured)
-    kept, small, reached = fit_measured(kept_for, measured, everything, share, _NEAR)
-    if abs(reached - share) > _NEAR * share:
+    kept, small, reached = fit_measured(kept_for, measured, everything, share, NEAR)
+    if abs(reached - share) > NEAR * share:
         fewest = [
             f"{group.name} ({number})"
             for group, one, number in zip(groups, sizes, kept)
@@ -207,7 +206,7 @@ def prune_channels(
     return small
 
 
-def _with_depth(model, kind, share, layers, data, loss, **options):
+def _with_depth(model, kind, share, layers, data, loss, free_dim, input_shape, **options):
     """The model without some blocks, and without some channels of the others."""
     if kind == "channels" or layers is not None:
         raise ValueError(
@@ -217,10 +216,14 @@ def _with_depth(model, kind, share, layers, data, loss, **options):
         )
 
     def narrower(shallow, left, loss):
-        return prune_channels(shallow, **{kind: left}, data=data, loss=loss, **options)
+        return prune_channels(
+            shallow, **{kind: left}, data=data, loss=loss, input_shape=sizes, **options
+        )
 
-    sizes = options["input_shape"] or options["free_dim"]
-    return prune_with_depth(model, kind, share, data, loss, sizes, narrower)
+    form = functional_form(model)
+    sizes = sizes_of(concrete_inputs(form, input_shape, free_dim))
+    loss = loss or (model.loss if model.compiled else None)
+    return prune_with_depth(form, kind, share, data, loss, sizes, narrower)
 
 
 def _budget(**budgets):
@@ -280,9 +283,9 @@ def _check_reach(kind, share, cost, sizes, everything, groups, measured):
     """Raise unless the smallest model, measured if need be, is within the budget."""
     fewest = np.array([one.smallest for one in sizes])
     least = cost(fewest) / everything
-    if least > share * (1 + _NEAR):
+    if least > share * (1 + NEAR):
         _, least, _ = measured(fewest)
-    if least <= share * (1 + _NEAR):
+    if least <= share * (1 + NEAR):
         return
     frozen = [f"{group.name} ({group.frozen[0]})" for group in groups if group.frozen]
     few = [

@@ -289,13 +289,9 @@ def _proved(graph, opening, said):
     gone = roots[len(roots) // 2 :]
     if not set(graph.labels.inexact()).isdisjoint(roots.tolist()):
         return True  # There is no such equality; the shapes must do.
-    if said.path:
-        value = _value(said, len(gone))
-        changes = {said.path: value}
-        if value is None:
-            return False
-    else:
-        changes = {}
+    changes = {said.path: _value(said, len(gone))} if said.path else {}
+    if None in changes.values():
+        return False
     masked = _made(opening, {}, opening.shapes)
     new = _made(opening, changes, _shapes(graph, opening, gone))
     if masked is None or new is None or not _fits(graph, layer, new, gone):
@@ -309,14 +305,16 @@ def _proved(graph, opening, said):
 
 def _fill_both(graph, layer, masked, new, gone):
     """Give one copy the layer's weights with zeros for some channels, and one those that stay."""
+    random = np.random.default_rng(0)
     for old, variable, other in zip(layer.weights, masked.weights, new.weights):
         value = keras.ops.convert_to_numpy(old)
+        if len(gone) and keras.backend.is_float_dtype(old.dtype):
+            # Weights that begin at zero, as of a branch that is to grow, would prove nothing.
+            value = value + (0.1 * random.uniform(size=value.shape)).astype(value.dtype)
         kept = graph.kept(old, gone)
         other.assign(cut_value(value, kept))
         for axis, stays in enumerate(kept):
-            shape = [1] * value.ndim
-            shape[axis] = -1
-            value = value * stays.reshape(shape).astype(value.dtype)
+            value = _zeroed(value, axis, stays)
         variable.assign(value)
     run_after(graph, layer, new, gone)
 

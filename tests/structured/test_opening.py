@@ -9,6 +9,8 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune.graphs.layer_copy import copied_layer
+from kprune.structured.rules import registry
 from tests.helpers.masking import gone_of, graph_and_groups, mask, outputs, random_inputs, randomize
 from tests.helpers.topologies import TOPOLOGIES
 from tests.helpers.topologies.custom import EncoderBlock, FusedAttention, TransformerBlock
@@ -274,3 +276,56 @@ def test_channels_during_fit():
     small = kprune.shrink(kprune.strip_pruning(model))
     assert small.count_params() < 0.8 * model.count_params()
     np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), 1e-4, 1e-4)
+
+
+@register
+class Mistaken(FusedAttention):
+    """Its configuration has an entry of another name than the argument, which no attribute has."""
+
+    def __init__(self, size, heads, width=9, **options):
+        super().__init__(size, heads, **options)
+        self.out = layers.Dense(width, name="out")
+
+    def get_config(self):
+        config = super().get_config()
+        config["widht"] = config.pop("width", 9)
+        return config
+
+
+def test_a_configuration_that_lacks_an_argument_is_refused():
+    """No default takes the place of what nothing tells."""
+    layer = Mistaken(8, 2, width=11)
+    layer(np.zeros((1, 6, 8), "float32"))
+    with pytest.raises(ValueError, match="cannot be made again"):
+        copied_layer(layer)
+
+
+class Projection(layers.Layer):
+    """As in docs/channels.md."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+
+    def call(self, x):
+        return x @ self.kernel
+
+
+def test_the_rule_in_the_docs(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+    @kprune.structured.register_channel_rule(Projection)
+    def projection(call):
+        made = call.new(call.layer.units, "units")
+        call.use(call.layer.kernel, {1: made}, {0: call.channels()}, applications=1)
+        return call.output(-1, made)
+
+    inputs = keras.Input((6,))
+    x = Projection(12, name="project")(layers.Dense(10, activation="relu")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(ops.relu(x)))
+    randomize(model)
+    small = _cut_is_masked(model)
+    assert small.get_layer("project").units == 6
