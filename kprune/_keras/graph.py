@@ -2,7 +2,7 @@
 
 from keras.src import backend
 from keras.src.models.functional import Functional, functional_like_constructor
-from keras.src.ops import core
+from keras.src.ops import core, nn
 from keras.src.ops import numpy as _numpy
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
@@ -96,6 +96,6 @@ def operation_class(name):
     """Return a class of operations that `keras.ops` makes behind its functions, such as "Reshape".
 
     `keras.ops.reshape` is a function; in a graph are operations, and their class tells what they
-    do. Needs `keras.src.ops.numpy` and `keras.src.ops.core`, which have the classes.
+    do. Needs `keras.src.ops.numpy`, `.nn` and `.core`, which have the classes.
     """
-    return getattr(_numpy, name, None) or getattr(core, name)
+    return next(getattr(part, name) for part in (_numpy, nn, core) if hasattr(part, name))

@@ -24,7 +24,22 @@ _OPERATORS = {
 }
 
 
-def recorded_call(layer, args, kwargs, training=None, inline=()):
+class Given(keras.Operation):
+    """A tensor that does not depend on what a graph is called on, once for each of a batch."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def call(self, x):
+        shape = (keras.ops.shape(x)[0], *self.value.shape[1:])
+        return keras.ops.broadcast_to(self.value, shape)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((x.shape[0], *self.value.shape[1:]), dtype=self.value.dtype)
+
+
+def recorded_call(layer, args, kwargs, training=None, inline=(), with_given=False):
     """Return what a layer does in a call, as a functional model of what it calls in its turn.
 
     Its layers are the very layers inside the layer; neither these nor the layer remember the
@@ -39,6 +54,9 @@ def recorded_call(layer, args, kwargs, training=None, inline=()):
         training: what `call` is told, if it takes that.
         inline: list of layers inside whose own calls are recorded as part of this one; for those
             that return something else than tensors.
+        with_given: whether layers inside are also recorded where they are called on something
+            that does not depend on the inputs, as an embedding of positions is: on a `Given`. What
+            comes out has a batch, which it had not.
 
     Returns:
         A `keras.Model`; its inputs are the tensors among the arguments, in the order of
@@ -48,19 +66,16 @@ def recorded_call(layer, args, kwargs, training=None, inline=()):
         Exception: whatever `call` raises where it cannot be traced.
         ValueError: an output that does not depend on the inputs.
     """
-    inputs = []
-
-    def new_input(leaf):
-        if not isinstance(leaf, keras.KerasTensor):
-            return leaf
-        inputs.append(keras.Input(batch_shape=leaf.shape, dtype=leaf.dtype))
-        return _as_called(layer, inputs[-1])
-
-    args, kwargs = keras.tree.map_structure(new_input, (tuple(args), dict(kwargs)))
+    given = (tuple(args), dict(kwargs))
+    # In the order of `flatten`, which is not everywhere that of `map_structure`.
+    tensors = [leaf for leaf in keras.tree.flatten(given) if isinstance(leaf, keras.KerasTensor)]
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+    called = {id(leaf): _as_called(layer, new) for leaf, new in zip(tensors, inputs)}
+    args, kwargs = keras.tree.map_structure(lambda leaf: called.get(id(leaf), leaf), given)
     names = list(inspect.signature(layer.call).parameters)
     if takes_training(layer) and "training" not in names[: len(args)]:
         kwargs["training"] = training
-    with _forgotten(layer), _traced(inline):
+    with _forgotten(layer), _traced(inline, inputs[0] if with_given else None):
         outputs = layer.call(*args, **kwargs)
         for output in keras.tree.flatten(outputs):
             if not isinstance(output, keras.KerasTensor):
@@ -98,8 +113,10 @@ def _forgotten(layer):
 
 
 @contextlib.contextmanager
-def _traced(inlined):
+def _traced(inlined, source):
     """Have calls of some layers run their `call` and nothing else, and variables meet tensors.
+
+    With a source, a tensor of the graph, layers with weights are called on tensors of it alone.
 
     A variable on the left of an operator computes at once, with its value, which a symbolic
     tensor on the right is not for. Needs `keras.Layer.__call__` and the operators of
@@ -111,6 +128,8 @@ def _traced(inlined):
     def call(layer, *args, **kwargs):
         if id(layer) in known:
             return layer.call(*args, **kwargs)
+        if source is not None and layer.weights and not _symbolic((args, kwargs)):
+            args = keras.tree.map_structure(functools.partial(_given, source), args)
         return original(layer, *args, **kwargs)
 
     with _lock, contextlib.ExitStack() as stack:
@@ -119,6 +138,17 @@ def _traced(inlined):
             own = getattr(Variable, name)
             stack.enter_context(replaced(Variable, name, _operator(own, function)))
         yield
+
+
+def _symbolic(structure):
+    return any(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(structure))
+
+
+def _given(source, value):
+    """An argument of a layer's call as a tensor of a graph, with a batch in front."""
+    if not keras.ops.is_tensor(value):
+        return value
+    return Given(value if value.shape[:1] == (1,) else value[None])(source)
 
 
 def _operator(own, function):

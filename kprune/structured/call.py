@@ -109,10 +109,14 @@ class Call:
         """Return the `Tensor` of an argument of the call, or None."""
         return next(iter(self.arguments(name, position)), None)
 
+    def option(self, name: str, position: int) -> Any:
+        """Return what the call was given for an argument; None if it was given nothing."""
+        args, kwargs = self._arguments.args, self._arguments.kwargs
+        return args[position] if position < len(args) else kwargs.get(name)
+
     def arguments(self, name: str, position: int) -> Any:
         """Return the list of `Tensor`s in an argument of the call."""
-        args, kwargs = self._arguments.args, self._arguments.kwargs
-        value = args[position] if position < len(args) else kwargs.get(name)
+        value = self.option(name, position)
         known = {id(t): tensor for t, tensor in zip(self._arguments.keras_tensors, self.inputs)}
         return [known[id(one)] for one in keras.tree.flatten(value) if id(one) in known]
 

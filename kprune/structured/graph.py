@@ -15,7 +15,13 @@ from kprune.structured.call import Call, LayerChannels
 from kprune.structured.heads import axis_of_heads, multiplied_tensors
 from kprune.structured.labels import Labels
 from kprune.structured.opening import is_custom, opened, unused_variables
-from kprune.structured.own_weights import follow_own_weight, own_weight
+from kprune.structured.operations import averages
+from kprune.structured.own_weights import (
+    axes_by_trying,
+    follow_own_weight,
+    follow_own_weights,
+    own_weight,
+)
 from kprune.structured.probe import Prober
 from kprune.structured.reasons import Unsafe
 from kprune.structured.rules import rule_for
@@ -62,6 +68,7 @@ class ChannelGraph:
         self.labels = Labels()
         self.layers, self.tensors, self.untouched, self.names = {}, {}, {}, {}
         self.said = {}  # What arguments of custom layers count, of layers that are alike.
+        self._tried = {}  # From calls of layers to the axes of their own weights.
         self._unopened = {}  # From a layer's id to why its call cannot be looked into.
         self._owners = {}  # From a variable's id to the custom layer that has it itself.
         self._users = {}  # From a variable's id to the operations that have or take it.
@@ -114,7 +121,7 @@ class ChannelGraph:
         if not self._must_open(node, tensors):
             return None
         layer = node.operation
-        if id(layer) in self._unopened:
+        if id(layer) in self._unopened or self._axes_of_own(node, tensors) is not None:
             return None
         try:
             if id(node) not in self.openings:
@@ -132,6 +139,13 @@ class ChannelGraph:
             if is_custom(part):
                 self._owners.update((id(variable), layer) for variable in own_variables(part))
         return graph
+
+    def _axes_of_own(self, node, tensors):
+        """What is known by trying of a layer all of whose weights are its own, or None."""
+        key = id(node), tuple((tensor.shape, tensor.axis) for tensor in tensors)
+        if key not in self._tried:
+            self._tried[key] = axes_by_trying(node, tensors) if _opens(node.operation) else None
+        return self._tried[key]
 
     def _must_open(self, node, tensors):
         """Whether a layer cannot be followed as it is, as those without weights may be."""
@@ -256,12 +270,18 @@ class ChannelGraph:
         heads = id(node.outputs[0]) in self._multiplied and id(node) not in self._whole
         if id(operation) in self.untouched:
             raise Unsafe(self.untouched[id(operation)][1])
-        rule = rule_for(operation)
-        reason = self._unknown(operation) if rule is None else _hindrance(operation)
+        rule, own = rule_for(operation), self._axes_of_own(node, tensors)
+        known = rule is not None or own is not None
+        reason = _hindrance(operation) if known else self._unknown(operation)
         if reason is not None:
             raise Unsafe(reason)
         if rule is not None and any(tensor.batch for tensor in tensors):
             raise Unsafe("its batch is not its first axis")
+        if own is not None:
+            call = Call(
+                self._record(operation), operation, (), arguments, tensors, outputs, self.labels
+            )
+            return follow_own_weights(call, own)
         if rule is None:
             axis = axis_of_heads(operation, tensors[0], outputs[0]) if heads else None
             return self._with_heads(
@@ -294,6 +314,10 @@ class ChannelGraph:
 
     def _tried_out(self, operation, arguments, tensors, outputs, axis):
         """The outputs of an operation without weights, which may take a custom layer's own."""
+        if len(tensors) == 1 and averages(operation, tensors[0]):
+            reason = f"{self.named(operation)}: is over the channels"
+            self.labels.mark_inexact(tensors[0].labels, reason)
+            return outputs
         weight = own_weight(operation, arguments)
         if weight is None or id(weight) not in self._owners:
             return self._prober.follow(operation, arguments, tensors, outputs, axis)

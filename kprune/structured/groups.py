@@ -287,12 +287,12 @@ def _of_opened(opened):
         yield f"{_listed(names)} ({kind}), with fewer channels: {becomes}."
 
 
-def _listed(names, most=4):
+def _listed(names, most=4, separator=", "):
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(names[:most]) + more
 
 
 def _remark(group):
     if group.frozen:
-        return "no: " + "; ".join(group.frozen)
-    return "yes, not exactly: " + "; ".join(group.inexact) if group.inexact else "yes"
+        return "no: " + _listed(group.frozen, 2, "; ")
+    return "yes, not exactly: " + _listed(group.inexact, 2, "; ") if group.inexact else "yes"

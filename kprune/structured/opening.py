@@ -1,13 +1,14 @@
 """Custom layers, opened: what their `call` does, followed like a nested model."""
 
 import dataclasses
+import functools
 import itertools
 
 import keras
 import numpy as np
 
 from kprune._keras.layers import flatten_layers, own_variables, takes_training
-from kprune._keras.recording import has_mask, of_any_batch, recorded_call
+from kprune._keras.recording import Given, has_mask, of_any_batch, recorded_call
 from kprune.graphs.walk import call_arguments, nodes, operations
 from kprune.structured.reasons import Unsafe
 
@@ -32,16 +33,25 @@ class Opening:
     shapes: list
     closed: str | None
 
-    def call(self, layer, values, training=None):
-        """Call another layer as this one is called, on other tensors; return a flat list."""
-        args, kwargs = call_arguments(self.node, values)
-        if training is not None and takes_training(layer):
-            kwargs = {**kwargs, "training": training}
-        return keras.tree.flatten(layer(*args, **kwargs))
 
-    def call_on(self, layer, shapes):
-        """Call another layer on `keras.KerasTensor`s of these shapes."""
-        return self.call(layer, _tensors(self.node, shapes))
+def call_like(node, layer, values):
+    """Call another layer as a node's is called, at inference; return a flat list.
+
+    Args:
+        node: a node whose operation is a `keras.Layer`.
+        layer: the other one.
+        values: list of arrays for the tensors of the call, or of the shapes of symbolic ones.
+    """
+    tensors = [
+        keras.KerasTensor(value, dtype=tensor.dtype)
+        if isinstance(value, tuple)
+        else keras.ops.cast(value, tensor.dtype)
+        for value, tensor in zip(values, node.arguments.keras_tensors)
+    ]
+    args, kwargs = call_arguments(node, tensors)
+    if takes_training(layer):
+        kwargs = {**kwargs, "training": False}
+    return keras.tree.flatten(layer(*args, **kwargs))
 
 
 def opened(node, shapes):
@@ -63,15 +73,18 @@ def opened(node, shapes):
     own = [tuple(tensor.shape) for tensor in node.arguments.keras_tensors]
     inside = [part for part in flatten_layers(layer, include_self=False) if is_custom(part)]
     errors, found = [], []
-    for sizes, inline in itertools.product((own, fixed), ([], inside) if inside else ([],)):
+    ways = itertools.product((own, fixed), ([], inside) if inside else ([],), (True, False))
+    for sizes, inline, with_given in ways:
+        record = functools.partial(_recorded, node, sizes, inline, with_given)
         try:
-            graph = of_any_batch(_recorded(node, sizes, None, inline))
+            graph = of_any_batch(record())
         except Exception as error:
             errors.append(error)
             continue
-        opening = Opening(layer, node, graph, fixed, _closed(node, graph, own, sizes, inline))
+        opening = Opening(layer, node, graph, fixed, _closed(node, graph, sizes, inline, record))
         # Of a batch that was fixed something may be left in what stays of its class anyway.
-        if _does_the_same(opening) or (opening.closed is not None and sizes is fixed):
+        batch = 2 if opening.closed is None or sizes is own else 1
+        if _does_the_same(opening, batch):
             return opening
         opening.closed = opening.closed or "its `call` cannot be recorded for batches of any size"
         found.append(opening)
@@ -80,27 +93,26 @@ def opened(node, shapes):
     return found[-1]
 
 
-def _does_the_same(opening):
+def _does_the_same(opening, batch):
     """Whether the graph of a call computes what the layer computes."""
-    values = random_values(opening, opening.graph.inputs)
+    values = random_values(opening.node, opening.shapes, batch)
     try:
-        one = opening.call(opening.layer, values, training=False)
-        other = keras.tree.flatten(opening.graph(values, training=False))
+        one = call_like(opening.node, opening.layer, values)
+        tensors = [keras.ops.cast(v, t.dtype) for v, t in zip(values, opening.graph.inputs)]
+        other = keras.tree.flatten(opening.graph(tensors, training=False))
     except Exception:
         return False
     return all(map(close, one, other))
 
 
-def random_values(opening, tensors, batch=2):
-    """Return random tensors for the tensors that the layer of an `Opening` is called on."""
+def random_values(node, shapes, batch=2):
+    """Return random arrays for the tensors that the layer of a node is called on."""
     random, values = np.random.default_rng(0), []
-    for shape, tensor in zip(opening.shapes, tensors):
+    for shape, tensor in zip(shapes, node.arguments.keras_tensors):
         shape = (batch, *shape[1:])
-        if keras.backend.is_float_dtype(tensor.dtype):
-            value = random.normal(size=shape)
-        else:
-            value = np.ones(shape)  # What is a mask lets all through; what is a token exists.
-        values.append(keras.ops.cast(value, tensor.dtype))
+        is_float = keras.backend.is_float_dtype(tensor.dtype)
+        # What is a mask lets all through; what is a token exists.
+        values.append(random.normal(size=shape) if is_float else np.ones(shape))
     return values
 
 
@@ -116,9 +128,9 @@ def is_custom(operation):
     return type(operation).__module__.partition(".")[0] != "keras"
 
 
-def _recorded(node, shapes, training, inline):
+def _recorded(node, shapes, inline, with_given, training=None):
     args, kwargs = call_arguments(node, _tensors(node, shapes))
-    return recorded_call(node.operation, args, kwargs, training, inline)
+    return recorded_call(node.operation, args, kwargs, training, inline, with_given)
 
 
 def _tensors(node, shapes):
@@ -126,21 +138,23 @@ def _tensors(node, shapes):
     return [keras.KerasTensor(shape, dtype=t.dtype) for shape, t in zip(shapes, tensors)]
 
 
-def _closed(node, graph, own, sizes, inline):
+def _closed(node, graph, sizes, inline, record):
     """Why a graph is not all that the layer is, or None."""
     layer = node.operation
-    if sizes is not own and any(None in shape[1:] for shape in own):
+    own = [tuple(tensor.shape) for tensor in node.arguments.keras_tensors]
+    if sizes != own and any(None in shape[1:] for shape in own):
         return "its `call` computes with sizes that the model leaves open"
     for part in (layer, *inline):
         if own_variables(part):
             return f"{part.name!r} has weights of its own ({own_variables(part)[0].name})"
-    if unused_variables(layer, graph):
+    alone = [one for one in operations(graph) if isinstance(one, Given)]
+    if alone or unused_variables(layer, graph):
         return "it computes with weights before it sees its inputs"
     if any(map(has_mask, node.arguments.keras_tensors)):
         return "it is given a mask"
     if takes_training(layer):
         try:
-            other = _recorded(node, sizes, True, inline)
+            other = record(training=True)
         except Exception:
             return "its `call` cannot be traced in training"
         if calls(other) != calls(graph):

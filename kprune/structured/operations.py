@@ -27,6 +27,17 @@ def resized(operation, args, kwargs, inputs, outputs):
     return change(operation, args, kwargs, inputs, outputs)
 
 
+def averages(operation, tensor):
+    """Whether an operation is a mean or variance over the axis of a tensor's channels.
+
+    As in a norm that is written out: of fewer channels it is another one, and still what it is.
+    """
+    if not isinstance(operation, _AVERAGES) or tensor.axis is None or operation.axis is None:
+        return False
+    axes, rank = np.atleast_1d(operation.axis), len(tensor.shape)
+    return 0 not in axes % rank and tensor.axis % rank in axes % rank
+
+
 def made_again(operation, **changes):
     """Return a new operation of the same name and configuration, but for some changes."""
     config = operation.get_config()
@@ -82,6 +93,7 @@ def _narrowed(key, rank, axis, kept):
     return tuple(narrowed)
 
 
+_AVERAGES = tuple(map(operation_class, ("Mean", "Var", "Std", "Moments")))
 _CHANGES = {
     keras.layers.Reshape: lambda *call: _reshape("target_shape", *call),
     operation_class("Reshape"): lambda *call: _reshape("newshape", *call),

@@ -8,6 +8,7 @@ the same without the channels, its outputs prove.
 import dataclasses
 import itertools
 import numbers
+import warnings
 
 import keras
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from kprune.graphs.identity import identity_of
 from kprune.graphs.layer_copy import configuration, copied_layer, initializers, pairs
 from kprune.graphs.walk import nodes
-from kprune.structured.opening import close, random_values
-from kprune.structured.tensors import drop
+from kprune.structured.opening import call_like, close, random_values
+from kprune.structured.tensors import drop, zeroed
 
 _JUST_ABOVE = 1e-3  # Of what one channel is: a ratio is rounded down by whoever makes an int of it.
 
@@ -84,7 +85,7 @@ def smaller_config(graph, opening, gone):
             changes[one.path] = _value(one, count)
     if None in changes.values():
         return None
-    new = _made(opening, changes, _shapes(graph, opening, gone))
+    new = made(opening.node, changes, _shapes(graph, opening, gone))
     return changes if new is not None and _fits(graph, opening.layer, new, gone) else None
 
 
@@ -161,7 +162,7 @@ def _difference(graph, opening, path, value, other):
     if not path:
         return _of_the_inputs(graph, opening)
     layer = opening.layer
-    new = _made(opening, {path: other}, opening.shapes)
+    new = made(opening.node, {path: other}, opening.shapes)
     shorter = None if new is None else _shorter(layer, new)
     if not shorter:
         return None
@@ -201,7 +202,7 @@ def _of_the_inputs(graph, opening):
     gone = roots[len(roots) // 2 :]
     if not 0 < len(gone) < len(roots):
         return None
-    new = _made(opening, {}, _shapes(graph, opening, gone))
+    new = made(opening.node, {}, _shapes(graph, opening, gone))
     if new is None or not _fits(graph, opening.layer, new, gone):
         return None
     places = [
@@ -219,9 +220,15 @@ def _roots(graph, layer, said):
     return np.unique(graph.labels.find(np.concatenate(found))) if found else np.zeros(0, int)
 
 
-def _made(opening, changes, shapes):
-    """The layer once more, with some entries of its configuration changed; None if it cannot be."""
-    layer = opening.layer
+def made(node, changes, shapes):
+    """Return the layer of a node once more, called like it; None if it cannot be made.
+
+    Args:
+        node: a node whose operation is a `keras.Layer`.
+        changes: dict from a path in the layer's configuration to the new value.
+        shapes: list of the shapes of the tensors that it is called on.
+    """
+    layer = node.operation
 
     def change(config):
         for path, value in changes.items():
@@ -229,8 +236,10 @@ def _made(opening, changes, shapes):
         config.update(dict.fromkeys(initializers(layer).keys() & config.keys(), "zeros"))
 
     try:
-        new = copied_layer(layer, change)
-        opening.call_on(new, shapes)
+        with warnings.catch_warnings():  # Keras warns of what does not fit, which is tried here.
+            warnings.simplefilter("ignore")
+            new = copied_layer(layer, change)
+            call_like(node, new, shapes)
     except Exception:
         return None
     return new if len(new.weights) == len(layer.weights) else None
@@ -272,7 +281,7 @@ def _shapes(graph, opening, gone):
 
 def _is_copied(graph, opening):
     nothing = np.zeros(0, int)
-    copies = [_made(opening, {}, opening.shapes) for _ in range(2)]
+    copies = [made(opening.node, {}, opening.shapes) for _ in range(2)]
     if None in copies or not all(_fits(graph, opening.layer, one, nothing) for one in copies):
         return False
     _fill_both(graph, opening.layer, *copies, nothing)
@@ -292,8 +301,8 @@ def _proved(graph, opening, said):
     changes = {said.path: _value(said, len(gone))} if said.path else {}
     if None in changes.values():
         return False
-    masked = _made(opening, {}, opening.shapes)
-    new = _made(opening, changes, _shapes(graph, opening, gone))
+    masked = made(opening.node, {}, opening.shapes)
+    new = made(opening.node, changes, _shapes(graph, opening, gone))
     if masked is None or new is None or not _fits(graph, layer, new, gone):
         return False
     _fill_both(graph, layer, masked, new, gone)
@@ -314,7 +323,7 @@ def _fill_both(graph, layer, masked, new, gone):
         kept = graph.kept(old, gone)
         other.assign(cut_value(value, kept))
         for axis, stays in enumerate(kept):
-            value = _zeroed(value, axis, stays)
+            value = zeroed(value, axis, stays)
         variable.assign(value)
     run_after(graph, layer, new, gone)
 
@@ -340,26 +349,13 @@ def cut_value(value, kept):
 
 
 def _same_outputs(graph, opening, masked, new, gone):
-    tensors = opening.graph.inputs
-    values = [keras.ops.convert_to_numpy(v) for v in random_values(opening, tensors)]
-    kept = [graph.kept_of_tensor(tensor, gone) for tensor in tensors]
-    zeroed = [_zeroed(value, *one) for value, one in zip(values, kept)]
-    fewer = [drop(value, *one) for value, one in zip(values, kept)]
-    expected, got = (
-        opening.call(layer, [keras.ops.cast(v, t.dtype) for v, t in zip(given, tensors)], False)
-        for layer, given in ((masked, zeroed), (new, fewer))
-    )
+    values = random_values(opening.node, opening.shapes)
+    kept = [graph.kept_of_tensor(tensor, gone) for tensor in opening.graph.inputs]
+    expected = call_like(opening.node, masked, [zeroed(v, *one) for v, one in zip(values, kept)])
+    got = call_like(opening.node, new, [drop(v, *one) for v, one in zip(values, kept)])
     kept = [graph.kept_of_tensor(tensor, gone) for tensor in opening.graph.outputs]
     expected = [drop(keras.ops.convert_to_numpy(one), *stays) for one, stays in zip(expected, kept)]
     return all(map(close, expected, got))
-
-
-def _zeroed(value, axis, kept):
-    if axis is None:
-        return value
-    shape = [1] * value.ndim
-    shape[axis] = -1
-    return value * kept.reshape(shape).astype(value.dtype)
 
 
 def set_entry(config, path, value):

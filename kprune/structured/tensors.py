@@ -45,3 +45,12 @@ class Tensor:
 def drop(values, axis, kept):
     """Return the array without the positions of an axis where `kept` is False."""
     return values if axis is None else np.compress(kept, values, axis=axis)
+
+
+def zeroed(values, axis, kept):
+    """Return the array with zeros in the positions of an axis where `kept` is False."""
+    if axis is None:
+        return values
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return values * kept.reshape(shape).astype(values.dtype)

@@ -104,3 +104,37 @@ def test_has_mask():
     tokens = keras.Input((5,), dtype="int32")
     assert recording.has_mask(layers.Embedding(7, 3, mask_zero=True)(tokens))
     assert not recording.has_mask(layers.Embedding(7, 3)(tokens))
+
+
+class Positions(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.embed = layers.Embedding(3, 4)
+
+    def call(self, x):
+        return x + self.embed(ops.arange(3))
+
+
+def test_given():
+    """What a layer inside is called on may be in the graph, though it needs no input."""
+    layer = Positions()
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    expected = numpy(layer(x))
+    for with_given in (False, True):
+        model = recording.recorded_call(layer, (_symbolic(None, 3, 4),), {}, with_given=with_given)
+        np.testing.assert_allclose(numpy(model(x)), expected, 1e-5, 1e-5)
+        kinds = [type(one) for one in model.operations]
+        assert (recording.Given in kinds) == (layers.Embedding in kinds) == with_given
+
+
+class Two(layers.Layer):
+    def call(self, second, first):
+        return second + first[..., :1]
+
+
+def test_inputs_in_the_order_of_flatten():
+    """Which sorts by names; on PyTorch `map_structure` does not."""
+    model = recording.recorded_call(
+        Two(), (), {"second": _symbolic(1, 3), "first": _symbolic(1, 2)}
+    )
+    assert [tensor.shape for tensor in model.inputs] == [(1, 2), (1, 3)]

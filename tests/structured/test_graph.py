@@ -37,7 +37,7 @@ class Opaque(Gain):
     def call(self, x):
         if isinstance(x, keras.KerasTensor):
             raise TypeError("a KerasTensor is no tensor")
-        return super().call(x)
+        return super().call(x) * ops.max(x, axis=-1, keepdims=True)
 
 
 def _frozen(function, shape=(6, 6, 3), last=layers.GlobalAveragePooling2D):
@@ -58,7 +58,10 @@ REASONS = {
     ),
     "a custom layer without a rule .* cannot be traced: .*KerasTensor": Opaque(),
     "mixes channels": layers.Softmax(),
-    "Mean '.*': mixes channels": lambda x: x * ops.mean(x, axis=-1, keepdims=True),
+    "Mean '.*': is over the channels; hidden=True": lambda x: (
+        x * ops.mean(x, axis=-1, keepdims=True)
+    ),
+    "Max '.*': mixes channels": lambda x: x * ops.max(x, axis=-1, keepdims=True),
     "Activation 'gate': mixes": layers.Activation("softmax", name="gate"),
     "has weights, and no rule": layers.SpectralNormalization(layers.Conv2D(4, 1)),
     "a Lambda layer": layers.TimeDistributed(layers.Lambda(lambda x: x)),

@@ -13,7 +13,12 @@ from kprune.graphs.layer_copy import copied_layer
 from kprune.structured.rules import registry
 from tests.helpers.masking import gone_of, graph_and_groups, mask, outputs, random_inputs, randomize
 from tests.helpers.topologies import TOPOLOGIES
-from tests.helpers.topologies.custom import EncoderBlock, FusedAttention, TransformerBlock
+from tests.helpers.topologies.custom import (
+    ClassToken,
+    EncoderBlock,
+    FusedAttention,
+    TransformerBlock,
+)
 
 register = keras.saving.register_keras_serializable(package="opening_tests")
 
@@ -261,6 +266,118 @@ def test_the_hidden_size_is_an_option():
         warnings.simplefilter("ignore")
         small = kprune.prune_channels(model, channels=0.5, round_to=1, hidden=True)
     assert small.get_layer("stem").filters < 12
+
+
+@register
+class Positioned(layers.Layer):
+    """Adds an embedding of the positions, as the Keras examples have it for text and images."""
+
+    def __init__(self, steps, size, batched, **options):
+        super().__init__(**options)
+        self.steps, self.batched = steps, batched
+        self.project, self.positions = layers.Dense(size), layers.Embedding(steps, size)
+
+    def call(self, x):
+        steps = ops.arange(0, self.steps)
+        if self.batched:
+            steps = ops.expand_dims(steps, axis=0)
+        return self.project(x) + self.positions(steps)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_an_embedding_of_positions_goes_with_the_channels(batched):
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(10, name="after")(Positioned(6, 16, batched, name="embed")(inputs))
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    randomize(model)
+    assert _forms(model)["embed"] == "it computes with weights before it sees its inputs"
+    small = _cut_is_masked(model)
+    assert small.get_layer("embed").positions.output_dim == 8
+    assert small.get_layer("after").kernel.shape == (8, 10)
+
+
+@register
+class PlacesOnly(layers.Layer):
+    """An output of the size of the input that has nothing of it, as KerasHub has positions."""
+
+    def build(self, shape):
+        self.places = self.add_weight(shape=(9, shape[-1]), name="places")
+
+    def call(self, x):
+        *_, steps, size = x.shape
+        places = ops.convert_to_tensor(self.places)
+        return ops.broadcast_to(ops.slice(places, (0, 0), (steps, size)), ops.shape(x))
+
+
+@register
+class Untraceable(layers.Layer):
+    """One scale and one shift, by functions that no graph records."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(1, shape[-1]), name="scale")
+        self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("not here")
+        return x * ops.abs(self.scale) + self.shift
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@register
+class Reversed(layers.Layer):
+    """Weights of its own that go with the channels, but not at their places."""
+
+    def build(self, shape):
+        self.shift = self.add_weight(shape=(shape[-1],), name="shift")
+
+    def call(self, x):
+        return ops.flip(x, axis=-1) + self.shift
+
+
+@pytest.mark.parametrize("layer", [PlacesOnly, ClassToken, Untraceable, Reversed])
+def test_weights_of_its_own_by_trying(layer):
+    """What cannot be followed is found out by making the layer once more, for fewer channels."""
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(16, name="before")(inputs)
+    x = layers.Concatenate(axis=1)([x, layer(name="own")(x)])
+    x = layers.Dense(10, name="after")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    randomize(model)
+    small = _cut_is_masked(model)
+    is_reversed = layer is Reversed  # Each channel meets the one that is opposite.
+    assert small.get_layer("own").weights[0].shape[-1] == 8
+    assert kprune.channel_groups(model).groups[0].channels == (8 if is_reversed else 16)
+
+
+@register
+class RootMeanSquare(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
+
+    def call(self, x):
+        mean = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        return x * ops.rsqrt(mean + 1e-6) * self.scale
+
+
+def test_a_norm_that_is_written_out():
+    """Channels that a mean is over are those of `hidden=True`."""
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(16, name="before")(inputs)
+    x = layers.Dense(10, name="after")(RootMeanSquare(name="norm")(x))
+    model = keras.Model(inputs, layers.GlobalAveragePooling1D()(x))
+    group = next(iter(kprune.channel_groups(model)))
+    assert "is over the channels; hidden=True" in group.frozen[0]
+    small = kprune.prune_channels(model, channels=0.5, round_to=1, hidden=True)
+    assert small.get_layer("norm").scale.shape == (8,)
+
+
+def test_nothing_is_said_of_what_is_tried(recwarn):
+    """Keras warns of layers that do not fit, which trying out other sizes makes."""
+    kprune.channel_groups(_model(TransformerBlock(8, 2, 20)), hidden=True)
+    assert not [str(one.message) for one in recwarn if one.category is UserWarning]
 
 
 @pytest.mark.slow

@@ -156,3 +156,18 @@ def _embedding(call):
     out = call.new(call.layer.output_dim, "output_dim")
     call.use(call.layer.embeddings, {1: out})
     return call.output(-1, out)
+
+
+@register_channel_rule(keras.layers.ReversibleEmbedding)
+def _reversible_embedding(call):
+    layer = call.layer
+    if not call.option("reverse", 1):
+        return _embedding(call)
+    out = call.new(layer.output_dim, "output_dim")
+    call.tie(out, call.inputs[0], "projects back what it has as many of as its tokens")
+    positions = _elements(call.output_shape) // layer.input_dim
+    if layer.tie_weights:
+        call.use(layer.embeddings, takes={1: out}, applications=positions)
+    else:
+        call.use(layer.reverse_embeddings, takes={0: out}, applications=positions)
+    return call.output()

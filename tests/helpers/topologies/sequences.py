@@ -132,3 +132,21 @@ def grouped_queries():
 @topology(frozen="head")
 def few_groups_of_queries():
     return _grouped(6, 2, use_bias=False)
+
+
+def _language_model(tied):
+    inputs = keras.Input((6,), dtype="int32")
+    words = layers.ReversibleEmbedding(VOCABULARY, 8, tie_weights=tied, name="words")
+    x = words(inputs)
+    x = layers.Add()([x, layers.Dense(8)(layers.Dense(12, activation="relu")(x))])
+    return keras.Model(inputs, words(x, reverse=True))
+
+
+@topology(frozen="")
+def language_model_of_tied_words():
+    return _language_model(True)
+
+
+@topology(frozen="")
+def language_model_of_untied_words():
+    return _language_model(False)
