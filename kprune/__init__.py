@@ -1,8 +1,9 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure.
 
 The main line is here. What goes further is in `kprune.pruning`, `kprune.training`,
-`kprune.structured`, `kprune.targets`, `kprune.export`, `kprune.measure` and `kprune.compression`,
-each of which lists its names. TFMOT's names are in `kprune.tfmot`, and here as well.
+`kprune.structured`, `kprune.oneshot`, `kprune.targets`, `kprune.export`, `kprune.measure` and
+`kprune.compression`, each of which lists its names. TFMOT's names are in `kprune.tfmot`, and here
+as well.
 """
 
 import importlib
@@ -11,6 +12,7 @@ from kprune._system.deprecated import renamed as _renamed
 from kprune.compression import compress
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import benchmark, flops, sparsity
+from kprune.oneshot import prune_once
 from kprune.pruning import (
     NM,
     Block,
@@ -82,6 +84,7 @@ __all__ = [
     "for_target",
     "prepare",
     "prune_channels",
+    "prune_once",
     "shrink",
     "sparsity",
     "strip_pruning",
@@ -91,6 +94,7 @@ _ROOMS = (
     "compression",
     "export",
     "measure",
+    "oneshot",
     "pruning",
     "structured",
     "targets",

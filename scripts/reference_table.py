@@ -12,7 +12,9 @@ A name with a star is also `kprune.<name>`. The docstrings say more: `help(kprun
 names, which are `kprune.<name>` as well, are in [tfmot.md](tfmot.md). What is not listed here may
 change without notice.
 """
-ROOMS = ("training", "pruning", "structured", "targets", "export", "measure", "compression")
+ROOMS = (
+    "training", "pruning", "structured", "oneshot", "targets", "export", "measure", "compression",
+)  # fmt: skip
 
 
 def _first_line(value):

@@ -27,7 +27,9 @@ OF_0_1 = _OF_0_1.split()
 # TFMOT's, which stay here beside `kprune.tfmot`.
 TFMOT = {*kprune.tfmot.sparsity.keras.__all__, *kprune.tfmot.clustering.keras.__all__}
 TFMOT -= {"ClusterableLayer", "clusterable_layer", "experimental"}
-ROOMS = ["compression", "export", "measure", "pruning", "structured", "targets", "training"]
+ROOMS = [
+    "compression", "export", "measure", "oneshot", "pruning", "structured", "targets", "training",
+]  # fmt: skip
 
 
 def dotted(path):

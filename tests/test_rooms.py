@@ -18,6 +18,7 @@ ROOMS = [
     "pruning",
     "training",
     "structured",
+    "oneshot",
     "formats",
     "runtimes",
     "targets",

@@ -210,3 +210,15 @@ def test_the_cnn_has_the_size_asked_for(benchmark, weights):
     width = benchmark._width(weights)
     assert benchmark.cnn(keras, width).count_params() == benchmark.cnn_size(width)
     assert benchmark.cnn_size(width) == pytest.approx(weights, rel=0.1)
+
+
+@pytest.mark.slow
+def test_reproduce_oneshot(tmp_path):
+    fake_mnist(tmp_path)
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--epochs", 1, "--seeds", 1]
+    done = run("reproduce_oneshot.py", *arguments, "--network", "lenet-300-100")
+    assert "| 90% |" in done.stdout
+    rows = json.loads(out.read_text())["rows"]
+    errors = {row["method"]: row["error"] for row in rows if row["sparsity"] == 0.9}
+    assert errors["obs"] <= errors["magnitude"]

@@ -1,4 +1,5 @@
-"""The `kprune` command, a verb a module: benchmark, sparsity, flops, check, demo."""
+"""The `kprune` command, a verb a module: benchmark, sparsity, flops, check,
+prune, demo."""
 
 import typer
 
@@ -6,6 +7,7 @@ from kprune.cli.benchmark import benchmark
 from kprune.cli.check import check
 from kprune.cli.demo import demo
 from kprune.cli.flops import flops
+from kprune.cli.prune import prune
 from kprune.cli.sparsity import sparsity
 
 app = typer.Typer(
@@ -14,5 +16,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (benchmark, sparsity, flops, check, demo):
+for _verb in (benchmark, sparsity, flops, check, prune, demo):
     app.command()(_verb)

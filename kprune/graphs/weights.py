@@ -240,3 +240,17 @@ def einsum_axes(equation, rank):
     summed = [i - rank for i, letter in enumerate(kernel) if letter not in output]
     others = [i - rank for i, letter in enumerate(kernel) if letter in output]
     return summed, others
+
+
+def einsum_letters(equation, rank):
+    """Return the letters of input, kernel and output of an EinsumDense, ellipses spelt out.
+
+    Args:
+        equation: str, such as "...a,ab->...b".
+        rank: int, of the input.
+    """
+    inputs, target = equation.replace(" ", "").split("->")
+    source, kernel = inputs.split(",")
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    spelt = "".join(free[: rank - len(source.replace("...", ""))])
+    return source.replace("...", spelt), kernel, target.replace("...", spelt)

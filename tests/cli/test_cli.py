@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -109,3 +110,34 @@ def test_where_nothing_can_be_written_or_read_nothing_is_measured(model_file, tm
     result = kprune("benchmark", model_file, option, tmp_path / "nowhere" / "out.json")
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
+
+
+def test_prune(tmp_path):
+    model = ZOO["mlp"]()
+    model.save(tmp_path / "m.keras")
+    sizes = (40, model.weights[0].shape[0])
+    x = np.random.default_rng(0).normal(size=sizes).astype("float32")
+    np.savez(tmp_path / "x.npz", x)
+    whole = ["prune", tmp_path / "m.keras", "--data", tmp_path / "x.npz", "--sparsity", 0.5]
+    result = kprune(*whole, "--output", tmp_path / "p.keras", "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    assert "pruned at once (obs)" in result.output
+    assert json.loads((tmp_path / "out.json").read_text())["weights"][0]["sparsity"] == 0.5
+    pruned = keras.models.load_model(tmp_path / "p.keras")
+    (kernel, *_) = pruned.get_weights()
+    assert (kernel == 0).mean() == 0.5
+    result = kprune(*whole, "--output", tmp_path / "b.keras", "--pattern", "block:2,1")
+    assert result.exit_code == 0, result.output
+    np.savez(tmp_path / "two.npz", a=x, b=x)
+    for options, message in (
+        (["--pattern", "block:2"], "block:ROWS,COLUMNS"),
+        (["--pattern", "rows"], "block:ROWS,COLUMNS"),
+        (["--sparsity", 2], "sparsity"),
+        (["--data", tmp_path / "none.npz"], "No such file"),
+        (["--data", __file__], "no readable .npz"),
+        (["--data", tmp_path / "two.npz"], "one array, or arrays of the names"),
+    ):
+        result = kprune(*whole, "--output", tmp_path / "no.keras", *options)
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+        assert not (tmp_path / "no.keras").exists()

@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from kprune.graphs.weights import einsum_letters
 from kprune.structured.rules.registry import register_channel_rule
 
 
@@ -28,7 +29,7 @@ def _dense(call):
 @register_channel_rule(keras.layers.EinsumDense)
 def _einsum_dense(call):
     layer, tensor = call.layer, call.inputs[0]
-    source, kernel, target = _einsum_letters(layer.equation, len(tensor.shape))
+    source, kernel, target = einsum_letters(layer.equation, len(tensor.shape))
     sizes = dict(zip(source, tensor.shape)) | dict(zip(kernel, layer.kernel.shape))
     makes, takes, along, out, out_axis = {}, {}, {}, None, None
     if tensor.axis is not None:
@@ -58,15 +59,6 @@ def _einsum_dense(call):
             call.use(layer.bias, along={axis: out})
     call.activation(out)
     return call.output(out_axis, out)
-
-
-def _einsum_letters(equation, rank):
-    """The letters of input, kernel and output of an equation, ellipses spelt out."""
-    inputs, target = equation.replace(" ", "").split("->")
-    source, kernel = inputs.split(",")
-    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
-    spelt = "".join(free[: rank - len(source.replace("...", ""))])
-    return source.replace("...", spelt), kernel, target.replace("...", spelt)
 
 
 def _channel_axis(layer):

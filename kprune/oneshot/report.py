@@ -1,0 +1,70 @@
+"""What pruning at once did to each weight."""
+
+import dataclasses
+from typing import Any
+
+from kprune.report import tables
+from kprune.report.tables import Printable
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightResult:
+    """One pruned weight.
+
+    Attributes:
+        name: str, its path.
+        shape: tuple.
+        method: str, how it was pruned.
+        sparsity: float, its share of zeros.
+        error: float, the change of the layer's output on the data, as the share of the output's
+            squares; None where the weight is in no product that was seen.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    method: str
+    sparsity: float
+    error: float | None
+
+
+@dataclasses.dataclass(repr=False)
+class OneShotReport(Printable):
+    """What `prune_once` did; prints as a table.
+
+    Attributes:
+        model: str, the model's name.
+        method: str.
+        weights: list of `WeightResult`s, in the order in which they were pruned.
+        before: dict from a metric's name to its value on the data, before; None without labels.
+        after: the same, after.
+    """
+
+    model: str
+    method: str
+    weights: list[WeightResult]
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def __rich__(self):
+        notes = ["error: of the layer's output on the data, the share of its squares that changed."]
+        for name in self.before or ():
+            notes.append(f"{name}: {self.before[name]:.4f} before, {self.after[name]:.4f} after.")
+        return tables.table(
+            ["weight", "shape", "method", ">sparsity", ">error"],
+            [
+                (
+                    one.name,
+                    tables.shape(one.shape),
+                    one.method,
+                    tables.percent(one.sparsity),
+                    tables.MISSING if one.error is None else f"{one.error:.2e}",
+                )
+                for one in self.weights
+            ],
+            title=f"{self.model}, pruned at once ({self.method})",
+            notes=notes,
+        )
