@@ -12,7 +12,7 @@ from kprune._system.deprecated import renamed as _renamed
 from kprune.compression import compress
 from kprune.export import export_onnx, export_tflite
 from kprune.measure import benchmark, flops, sparsity
-from kprune.oneshot import prune_once
+from kprune.oneshot import prune_once, sensitivity_scan
 from kprune.pruning import (
     NM,
     Block,
@@ -85,6 +85,7 @@ __all__ = [
     "prepare",
     "prune_channels",
     "prune_once",
+    "sensitivity_scan",
     "shrink",
     "sparsity",
     "strip_pruning",

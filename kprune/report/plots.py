@@ -1,4 +1,4 @@
-"""Bar charts of what was measured, by matplotlib."""
+"""Charts of what was measured, by matplotlib."""
 
 import importlib.util
 from pathlib import Path
@@ -53,6 +53,36 @@ def bars(path, labels, panels, *, title=None):
     axes[0].invert_yaxis()
     if title:
         figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+
+
+def lines(path, x, series, *, labels, title=None):
+    """Draw a line for each of several series over the same numbers, into an image file.
+
+    Args:
+        path: where to write; `.png`, `.svg` or `.pdf`.
+        x: the numbers.
+        series: dict from a name to its values, one for each of `x`, `None` where there is none.
+        labels: of the two axes.
+        title: shown above.
+
+    Raises:
+        As `bars`.
+    """
+    path = check(path)
+    figure = _figure(width=8.0, height=4.5)
+    axis = figure.subplots()
+    for i, (name, values) in enumerate(series.items()):
+        values = [float("nan") if value is None else value for value in values]
+        style = ("-", "--", ":", "-.")[i // 10 % 4]
+        axis.plot(x, values, style, color=f"C{i % 10}", marker=".", label=name)
+    axis.set_xlabel(labels[0])
+    axis.set_ylabel(labels[1])
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
+    if title:
+        axis.set_title(title, fontsize=11)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
 
