@@ -1,12 +1,13 @@
 """What to prune, how much and when: schedules, criteria, patterns, allocations, masks."""
 
-from kprune.pruning.allocation import Allocation, ErdosRenyiKernel, Global, Uniform
-from kprune.pruning.criteria import Criterion, L2Norm, Magnitude, Random, Taylor
+from kprune.pruning.allocation import LAMP, Allocation, ErdosRenyiKernel, Global, Uniform
+from kprune.pruning.criteria import Criterion, Importance, L2Norm, Magnitude, Random, Taylor
 from kprune.pruning.masks import compute_mask
 from kprune.pruning.patterns import NM, Block, Pattern, Unstructured
 from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 
 __all__ = [
+    "LAMP",
     "NM",
     "Allocation",
     "Block",
@@ -14,6 +15,7 @@ __all__ = [
     "Criterion",
     "ErdosRenyiKernel",
     "Global",
+    "Importance",
     "L2Norm",
     "Magnitude",
     "Pattern",

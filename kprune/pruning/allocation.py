@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,6 +18,9 @@ class Allocation(Configurable):
     Override `sparsities` for an allocation by shape, or `unit_masks` for one that
     looks at the scores.
     """
+
+    def check_sparsity(self, sparsity: float) -> None:
+        """Raise `ValueError` for a sparsity that the allocation cannot have."""
 
     def sparsities(
         self, shapes: Sequence[Shape], sparsity: float | Tensor
@@ -94,13 +98,35 @@ class Global(Allocation):
     >>> optimizer.apply([keras.ops.zeros((2, 2))] * 2, kernels)
     >>> [keras.ops.convert_to_numpy(kernel).tolist() for kernel in kernels]
     [[[0.0, 0.0], [0.0, 8.0]], [[0.0, 5.0], [6.0, 7.0]]]
+
+    Args:
+        floor: float in [0, 1), the share of each weight that stays at the least, so that no layer
+            collapses.
+
+    Raises:
+        ValueError: `floor` is out of its range, or more than a sparsity leaves.
     """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < 1:
+            raise ValueError(f"`floor` must be a number in [0, 1). Received: floor={floor!r}")
+        self.floor = float(floor)
+
+    def check_sparsity(self, sparsity: float) -> None:
+        if sparsity > 1 - self.floor + 1e-9:
+            raise ValueError(
+                f"With floor={self.floor:g} a sparsity is at most {1 - self.floor:g}. "
+                f"Received: sparsity={sparsity:g}"
+            )
+
+    def scores(self, units: Tensor) -> Tensor:
+        """Return the scores that are compared over all weights, from those of one."""
+        return units
 
     def total(
         self, counts: Sequence[tuple[int, int]], shapes: Sequence[Shape], sparsity: float
     ) -> int:
-        n, most = (sum(column) for column in zip(*counts))
-        return _of_all(n, most, sparsity, ())
+        return _of_all(*self._sums(counts), sparsity, ())
 
     def unit_masks(
         self,
@@ -110,9 +136,62 @@ class Global(Allocation):
         sparsity: float | Tensor,
         exact: Sequence[float],
     ) -> list[Tensor]:
-        n, most = (sum(column) for column in zip(*counts))
-        units = [_never_empty(scores) for scores in units]
-        return lowest_pruned(units, _of_all(n, most, sparsity, exact))
+        ranked = [self._with_floor(self.scores(one), n) for one, (n, _) in zip(units, counts)]
+        return lowest_pruned(ranked, _of_all(*self._sums(counts), sparsity, exact))
+
+    def _sums(self, counts: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """How many units there are, and how many may go at the most."""
+        return sum(n for n, _ in counts), sum(min(m, n - self._least(n)) for n, m in counts)
+
+    def _least(self, n):
+        return max(1, math.ceil(self.floor * n - 1e-9))
+
+    def _with_floor(self, scores, n):
+        """Scores of which the highest can't be among the lowest of a group."""
+        if not self.floor:
+            return _never_empty(scores)
+        (stays,) = lowest_pruned([scores], math.prod(scores.shape) - self._least(n))
+        return ops.where(stays, ops.full((), float("inf"), dtype=scores.dtype), scores)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"floor": self.floor} if self.floor else {}
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class LAMP(Global):
+    """The lowest of all weights together, by layer-adaptive magnitudes.
+
+    A score is squared and divided by the sum of the squares of its weight's scores that are not
+    lower: the share of what would be left that would go. So the highest of each weight has 1, and
+    layers of small weights are not emptied first, as they may be with `Global`. Lee et al.,
+    "Layer-adaptive sparsity for the magnitude-based pruning" (2021). Each update of the masks
+    sorts every weight.
+
+    Example: of [1, 2, 3, 8] the scores are 1/78, 4/77, 9/73 and 1; of [4, 5, 6, 7] they are
+    16/126, 25/110, 36/85 and 1.
+
+    >>> lamp = kprune.pruning.LAMP().scores(keras.ops.array([4.0, 5.0, 6.0, 7.0]))
+    >>> [round(float(score), 3) for score in lamp]
+    [0.127, 0.227, 0.424, 1.0]
+
+    Args:
+        floor: as in `Global`.
+
+    Raises:
+        ValueError: as `Global`.
+    """
+
+    def scores(self, units: Tensor) -> Tensor:
+        flat = ops.reshape(ops.cast(units, "float32"), (-1,))
+        # Units that a pattern keeps anyway, of infinite scores, are in no sum.
+        known = ops.logical_not(ops.isinf(flat))
+        finite = ops.where(known, flat, 0.0)
+        squares = ops.square(finite / ops.maximum(ops.max(finite), 1e-30))
+        order = ops.argsort(squares)
+        ranked = ops.take(squares, order)
+        left = ops.flip(ops.cumsum(ops.flip(ranked)))
+        shares = ops.take(ranked / ops.maximum(left, 1e-30), ops.argsort(order))
+        return ops.reshape(ops.where(known, shares, float("inf")), units.shape)
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -153,8 +232,8 @@ def check_allocation(allocation):
     if isinstance(allocation, Allocation):
         return allocation
     raise TypeError(
-        "`allocation` must be a kprune allocation: Uniform(), Global(), ErdosRenyiKernel(). "
-        f"Received: {allocation!r}"
+        "`allocation` must be a kprune allocation: Uniform(), Global(), LAMP(), "
+        f"ErdosRenyiKernel(). Received: {allocation!r}"
     )
 
 

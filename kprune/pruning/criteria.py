@@ -59,6 +59,27 @@ class Magnitude(Criterion):
 
 
 @keras.saving.register_keras_serializable(package="kprune")
+class Importance(Criterion):
+    """The weight's share of the sum of all absolute values of its layer's weight.
+
+    Within one weight the order is that of `Magnitude`; with `Global()` layers of small weights
+    count as much as those of large ones.
+
+    Example:
+
+    >>> weight = keras.ops.array([[0.5, -0.25], [0.25, -1.0]])
+    >>> keras.ops.convert_to_numpy(kprune.pruning.Importance()(weight)).tolist()
+    [[0.25, 0.125], [0.125, 0.5]]
+
+    `kprune.Pruning(0.9, criterion=kprune.pruning.Importance(), allocation=kprune.Global())`
+    """
+
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        size = ops.abs(ops.cast(weight, "float32"))
+        return size / ops.maximum(ops.sum(size), 1e-30)
+
+
+@keras.saving.register_keras_serializable(package="kprune")
 class L2Norm(Criterion):
     """The weight squared; a channel's score is the Euclidean norm of its weights.
 

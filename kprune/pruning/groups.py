@@ -59,6 +59,8 @@ class Setting:
         check_allocation(self.allocation)
         if isinstance(self.pattern, NM) and self.final_sparsity is not None:
             self.pattern.check_sparsity(self.final_sparsity)
+        if self.final_sparsity is not None:
+            self.allocation.check_sparsity(self.final_sparsity)
         return self
 
 

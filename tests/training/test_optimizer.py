@@ -4,6 +4,7 @@ import pytest
 from keras import layers, ops
 
 import kprune
+from kprune.pruning import LAMP, Importance
 from tests.helpers.training import backend, compiled, data, expected_zeros, kernels, mlp, zeros
 
 SCHEDULE = kprune.PolynomialDecay(0.2, 0.9, begin_step=2, end_step=12, frequency=3)
@@ -164,11 +165,19 @@ def test_learning_rate_is_the_wrapped_one():
         _ = optimizer.nothing_of_the_kind
 
 
-@pytest.mark.fast_for("criterion0-allocation0", "criterion1-allocation1", "criterion2-allocation2")
-@pytest.mark.parametrize(
-    "allocation", [kprune.Uniform(), kprune.Global(), kprune.ErdosRenyiKernel()]
+@pytest.mark.fast_for(
+    "criterion0-allocation0",
+    "criterion1-allocation3",
+    "criterion2-allocation1",
+    "criterion3-allocation4",
 )
-@pytest.mark.parametrize("criterion", [kprune.Magnitude(), kprune.Taylor(), kprune.Random(3)])
+@pytest.mark.parametrize(
+    "allocation",
+    [kprune.Uniform(), kprune.Global(), kprune.Global(0.05), LAMP(), kprune.ErdosRenyiKernel()],
+)
+@pytest.mark.parametrize(
+    "criterion", [kprune.Magnitude(), Importance(), kprune.Taylor(), kprune.Random(3)]
+)
 def test_criteria_and_allocations_hold_the_total(allocation, criterion):
     model, (x, y) = mlp(), data()
     optimizer = kprune.PruningOptimizer(
