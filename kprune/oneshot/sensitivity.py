@@ -115,7 +115,7 @@ class _Scan:
         self.model, self.data, self.levels, self.pattern = model, data, levels, pattern
         self._metric = metric
         self.name = getattr(metric, "__name__", metric)
-        self._layers = {}  # From a layer's path to its `Weight`s.
+        self.weights = {}  # From a layer's path to its `Weight`s.
         self._before = {}  # From a layer's path to its weights' values, while they are others.
 
     def names(self, layers):
@@ -131,7 +131,7 @@ class _Scan:
         # A name stays when the model is saved and loaded; a path may not.
         known = collections.Counter(owner.name for owner in owners)
         names = [owner.name if known[owner.name] == 1 else owner.path for owner in owners]
-        self._layers = dict(zip(names, of.values()))
+        self.weights = dict(zip(names, of.values()))
         return names
 
     def evaluate(self):
@@ -171,14 +171,14 @@ class _Scan:
             given = (self.data, self._metric or self.name, self.levels, self.pattern)
             every = _Scan(self.model, *given)
             every.names(None)
-            places = [id(weights[0].variable) for weights in every._layers.values()]
-            chosen = [places.index(id(self._layers[name][0].variable)) for name in names]
+            places = [id(weights[0].variable) for weights in every.weights.values()]
+            chosen = [places.index(id(self.weights[name][0].variable)) for name in names]
             jobs = [joblib.delayed(_one)(path, place, *given) for place in chosen]
             yield from zip(names, parallel(jobs))
 
     def of_layer(self, name):
         """The metric with one layer pruned to each level."""
-        weights = self._layers[name]
+        weights = self.weights[name]
         values = [backend.read(weight.variable) for weight in weights]
         self._before = {name: [keras.ops.convert_to_numpy(value) for value in values]}
         found = []
@@ -198,7 +198,7 @@ class _Scan:
     def restore(self):
         """Give the layer that is pruned its own weights again."""
         for name, values in self._before.items():
-            for weight, value in zip(self._layers[name], values):
+            for weight, value in zip(self.weights[name], values):
                 weight.variable.assign(value)
 
 

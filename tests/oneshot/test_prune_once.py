@@ -39,9 +39,12 @@ def _kernels(model):
     }
 
 
+@pytest.mark.fast_for("weights-obs", "blocks-wanda", "n of m-obs")
 @pytest.mark.parametrize("method", ["obs", "wanda", "magnitude"])
 @pytest.mark.parametrize(
-    "pattern", [kprune.Unstructured(), kprune.Block((2, 1)), kprune.NM(1, 2)], ids=str
+    "pattern",
+    [kprune.Unstructured(), kprune.Block((2, 1)), kprune.NM(1, 2)],
+    ids=["weights", "blocks", "n of m"],
 )
 def test_zeros_are_those_of_pruning(method, pattern):
     model, other = _cnn(), _cnn()
