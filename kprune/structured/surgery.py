@@ -107,9 +107,20 @@ class _Surgeon(Rebuild):
         key = id(opening.layer)
         if key not in self._said:
             whole = self._is_whole(opening)
-            whole = whole and (opening.closed is not None or is_copied(self._graph, opening))
+            if whole and not is_copied(self._graph, opening):
+                if opening.closed is not None:
+                    self._warn_of_copy(opening)
+                whole = opening.closed is not None
             self._said[key] = {} if whole else self._smaller(opening)
         return self._said[key] is not None
+
+    def _warn_of_copy(self, opening):
+        warnings.warn(
+            f"{self._graph.named(opening.layer)}, made again from its configuration, was not seen "
+            "to compute what it computes: check the smaller model's outputs, and that its "
+            "`get_config()` has every argument of its constructor.",
+            stacklevel=2,
+        )
 
     def _smaller(self, opening):
         changes = smaller_config(self._graph, opening, self._gone)

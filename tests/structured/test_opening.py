@@ -417,6 +417,35 @@ def test_a_configuration_that_lacks_an_argument_is_refused():
         copied_layer(layer)
 
 
+@register
+class ForgetsItsScale(layers.Layer):
+    """Must stay of its class, for its weight, and its configuration says nothing of `scale`."""
+
+    def __init__(self, scale=1.0, **options):
+        super().__init__(**options)
+        self.scale, self.inner = scale, layers.Dense(8)
+        self.gain = self.add_weight(shape=(), initializer="ones", name="gain")
+
+    def call(self, x):
+        return self.scale * self.gain * self.inner(x)
+
+    def get_config(self):
+        return layers.Layer.get_config(self)
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, 0), (3.0, 1)])
+def test_a_copy_that_computes_something_else_is_warned_of(scale, warned, recwarn):
+    inputs = keras.Input((6, 8))
+    x = ForgetsItsScale(scale, name="forgets")(inputs)
+    x = layers.Dense(4)(layers.Dense(20, name="wide")(x))
+    small = kprune.prune_channels(
+        keras.Model(inputs, x), channels=0.5, round_to=1, layers={"forgets": None}
+    )
+    assert small.get_layer("wide").units == 10
+    found = [one for one in recwarn if "was not seen to compute" in str(one.message)]
+    assert len(found) == warned
+
+
 class Projection(layers.Layer):
     """As in docs/channels.md."""
 
