@@ -22,6 +22,7 @@ class Criterion(Configurable):
     """
 
     needs_gradient = False
+    of_channels = False  # Whether it scores whole channels, and nothing else.
 
     def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         """Score a weight.

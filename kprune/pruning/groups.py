@@ -56,6 +56,11 @@ class Setting:
                 f"Received: {self.criterion!r}"
             )
         check_pattern(self.pattern)
+        if self.criterion.of_channels and type(self.pattern).groups is Pattern.groups:
+            raise TypeError(
+                f"{self.criterion} scores whole channels: use it in prune_channels, or with "
+                f"pattern=Channels(). Received: pattern={self.pattern!r}"
+            )
         check_allocation(self.allocation)
         if isinstance(self.pattern, NM) and self.final_sparsity is not None:
             self.pattern.check_sparsity(self.final_sparsity)

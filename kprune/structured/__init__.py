@@ -5,7 +5,7 @@ from kprune.structured.call import Call
 from kprune.structured.channels import Channels
 from kprune.structured.depth import find_blocks, remove_blocks
 from kprune.structured.groups import ChannelGroup, ChannelReport
-from kprune.structured.importance import BatchNormScale
+from kprune.structured.importance import BatchNormScale, GeometricMedian
 from kprune.structured.prune import channel_groups, prune_channels
 from kprune.structured.recalibrate import recalibrate_batchnorm
 from kprune.structured.rules import register_channel_rule
@@ -19,6 +19,7 @@ __all__ = [
     "ChannelGroup",
     "ChannelReport",
     "Channels",
+    "GeometricMedian",
     "RemovableBlock",
     "Slimming",
     "channel_groups",

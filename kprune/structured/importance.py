@@ -1,6 +1,7 @@
 """Which channels matter: one score a channel, from all the variables it lives in."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from kprune._system.type_aliases import Tensor
@@ -29,6 +30,39 @@ class BatchNormScale(Criterion):
         return ops.abs(weight)
 
 
+@keras.saving.register_keras_serializable(package="kprune")
+class GeometricMedian(Criterion):
+    """How far a channel's filter is from all others of its layer: what is near them, they replace.
+
+    The sum of the Euclidean distances to the other filters; the channels of the lowest go, those
+    nearest to the geometric median, whatever their size. He et al., "Filter pruning via geometric
+    median for deep convolutional neural networks acceleration" (2019). For channels alone.
+
+    Example:
+
+    >>> filters = keras.ops.array([[1.0, 1.0], [1.0, 1.125], [-1.0, 0.0]])
+    >>> scores = kprune.structured.GeometricMedian().score(filters)
+    >>> [round(float(score), 2) for score in scores]
+    [2.36, 2.42, 4.53]
+
+    `kprune.prune_channels(model, flops=0.5, criterion=kprune.structured.GeometricMedian())`
+    """
+
+    of_channels = True
+
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        return weight
+
+    def score(self, filters: Tensor) -> Tensor:
+        """Return a score for each channel, from float filters [channels, weights of each]."""
+        # Of differences to the mean, so that what all have in common does not round them off.
+        filters = filters - ops.mean(filters, axis=0, keepdims=True)
+        squares = ops.sum(ops.square(filters), axis=1)
+        products = ops.matmul(filters, ops.transpose(filters))
+        distances = ops.expand_dims(squares, 0) + ops.expand_dims(squares, 1) - 2 * products
+        return ops.sum(ops.sqrt(ops.maximum(distances, 0.0)), axis=1)
+
+
 def channel_scores(group, criterion, scores_of):
     """Return one score for each channel of a group; their mean is 1.
 
@@ -51,8 +85,11 @@ def channel_scores(group, criterion, scores_of):
         scores = scores_of(slot.use.variable)
         if scores is None:
             continue
-        scores = channel_sums(slot, ops.cast(scores, "float32"), group.channels)
-        scores = criterion.combine(scores)
+        scores = ops.cast(scores, "float32")
+        if criterion.of_channels:
+            scores = criterion.score(_filters(slot, scores, group.channels))
+        else:
+            scores = criterion.combine(channel_sums(slot, scores, group.channels))
         found.append(scores / ops.maximum(ops.mean(scores), _SMALLEST))
     return sum(found) / len(found)
 
@@ -74,8 +111,17 @@ def channel_sums(slot, values, channels):
     return ops.segment_sum(ops.sum(values, axis=others), index, channels + 1)[:channels]
 
 
+def _filters(slot, values, channels):
+    """The values of a slot's variable as rows, all those of one channel in each."""
+    places = np.argsort(slot.index, kind="stable")[np.count_nonzero(slot.index < 0) :]
+    rows = ops.take(ops.moveaxis(values, slot.axis, 0), ops.convert_to_tensor(places, "int32"), 0)
+    return ops.reshape(rows, (channels, -1))
+
+
 def _voters(group, criterion):
     stored = [slot for slot in group.slots if slot.use.variable is not None]
+    if criterion.of_channels:
+        return [slot for slot in stored if slot.makes] or stored
     if isinstance(criterion, BatchNormScale):
         scales = [slot for slot in stored if slot.use.scales]
         if scales:
