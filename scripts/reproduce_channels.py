@@ -28,6 +28,7 @@ import typer
 from _data import images
 from _progress import progress
 from _start import start
+from _tables import accuracies
 
 ARMS = ("dense", "pruned", "distilled", "random", "scratch")
 BATCH = 128
@@ -165,23 +166,8 @@ def run(seed, share, rounds, epochs, tuning, data, on_epoch):
 
 def show(console, found, of):
     """Print what was found: a row for each network, a column for each seed."""
-    from kprune.report import tables
-
-    runs = found["runs"]
-    rows = [
-        (
-            arm,
-            tables.scaled(runs[0]["flops"][arm], "FLOPs"),
-            tables.count(runs[0]["parameters"][arm]),
-            *(tables.percent(run["accuracy"][arm]) for run in runs),
-            tables.percent(found["accuracy"][arm]),
-            f"{100 * (found['accuracy'][arm] - found['accuracy']['dense']):+.2f}",
-        )
-        for arm in ARMS
-    ]
-    seeds = [f">seed {run['seed']}" for run in runs]
-    columns = ["network", ">FLOPs", ">parameters", *seeds, ">mean", ">points to dense"]
-    console.print(tables.table(columns, rows, title=f"Accuracy on {of} after the last epoch"))
+    title = f"Accuracy on {of} after the last epoch"
+    console.print(accuracies(found, ARMS, title))
 
 
 def main(

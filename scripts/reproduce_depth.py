@@ -32,6 +32,7 @@ import numpy as np
 import typer
 from _progress import progress
 from _start import start
+from _tables import accuracies
 
 ARMS = ("dense", "pruned", "channels", "random", "scratch")
 BATCH = 128
@@ -180,25 +181,10 @@ def latencies(models, folder):
 
 def show(console, found, of):
     """Print what was found: a row for each network, a column for each seed."""
-    from kprune.report import tables
-
     runs = found["runs"]
-    rows = [
-        (
-            arm,
-            tables.scaled(runs[0]["flops"][arm], "FLOPs"),
-            tables.count(runs[0]["parameters"][arm]),
-            *(tables.percent(run["accuracy"][arm]) for run in runs),
-            tables.percent(found["accuracy"][arm]),
-            f"{100 * (found['accuracy'][arm] - found['accuracy']['dense']):+.2f}",
-        )
-        for arm in ARMS
-    ]
-    seeds = [f">seed {run['seed']}" for run in runs]
-    columns = ["network", ">FLOPs", ">parameters", *seeds, ">mean", ">points to dense"]
     stayed = [f"Blocks that stay, seed {run['seed']}: {', '.join(run['blocks'])}." for run in runs]
     title = f"Accuracy on {of} after the last epoch"
-    console.print(tables.table(columns, rows, title=title, notes=stayed))
+    console.print(accuracies(found, ARMS, title, stayed))
     for runtime, ratio in found.get("latency", {}).items():
         console.print(f"{runtime}: latency of the pruned network {ratio:.2f}x of dense")
 
