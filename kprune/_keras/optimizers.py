@@ -1,5 +1,7 @@
 """What an optimizer that wraps another one must know of it, and of itself."""
 
+import keras
+
 
 def variable_keys(optimizer, variables):
     """Return what an optimizer knows each variable by; on TensorFlow, one for all of its replicas.
@@ -45,6 +47,26 @@ def moving_averages(optimizer, variables):
     """
     averages = optimizer._model_variables_moving_average
     return [averages[variable_index(optimizer, variable)] for variable in variables]
+
+
+def slots(optimizer, variable):
+    """Return the variables of a variable's shape that an optimizer has for it, such as moments.
+
+    Needs that an optimizer holds them in attributes that are lists, one for each variable that it
+    trains, as all of Keras' own do: no public method leads from a variable to them. Moving averages
+    and accumulated gradients, which `Optimizer` itself has, are left out.
+    """
+    trained = trained_variables(optimizer)
+    if not trained:
+        return []
+    place, shape = variable_index(optimizer, variable), tuple(variable.shape)
+    besides = ("_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients")
+    return [
+        value[place]
+        for name, value in vars(optimizer).items()
+        if isinstance(value, list) and name not in besides and len(value) == len(trained)
+        and isinstance(value[place], keras.Variable) and tuple(value[place].shape) == shape
+    ]  # fmt: skip
 
 
 def steps_made(optimizer):

@@ -4,6 +4,7 @@ from kprune.pruning.allocation import LAMP, Allocation, ErdosRenyiKernel, Global
 from kprune.pruning.criteria import Criterion, Importance, L2Norm, Magnitude, Random, Taylor
 from kprune.pruning.masks import compute_mask
 from kprune.pruning.patterns import NM, Block, Pattern, Unstructured
+from kprune.pruning.regrowth import Regrowth, RigL
 from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "PolynomialDecay",
     "PruningSchedule",
     "Random",
+    "Regrowth",
+    "RigL",
     "Taylor",
     "Uniform",
     "Unstructured",

@@ -8,7 +8,8 @@ from kprune._keras import backend
 from kprune.graphs.weights import Weight, count_zeros
 from kprune.pruning.allocation import Allocation, Uniform, check_allocation
 from kprune.pruning.criteria import Criterion, Magnitude
-from kprune.pruning.patterns import NM, Pattern, Unstructured, check_pattern
+from kprune.pruning.patterns import NM, Block, Pattern, Unstructured, check_pattern
+from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import PruningSchedule, check_schedule, check_sparsity
 
 # The sparsities of a schedule that are counted in double precision.
@@ -33,6 +34,13 @@ class Setting:
     criterion: Criterion = dataclasses.field(default_factory=Magnitude)
     pattern: Pattern = dataclasses.field(default_factory=Unstructured)
     allocation: Allocation = dataclasses.field(default_factory=Uniform)
+    regrowth: Regrowth | None = None
+
+    @property
+    def needs_gradient(self):
+        """Whether masks cannot be computed without gradients."""
+        grows = self.regrowth is not None and self.regrowth.needs_gradient
+        return self.criterion.needs_gradient or grows
 
     @property
     def final_sparsity(self):
@@ -62,11 +70,31 @@ class Setting:
                 f"pattern=Channels(). Received: pattern={self.pattern!r}"
             )
         check_allocation(self.allocation)
+        self._check_regrowth()
         if isinstance(self.pattern, NM) and self.final_sparsity is not None:
             self.pattern.check_sparsity(self.final_sparsity)
         if self.final_sparsity is not None:
             self.allocation.check_sparsity(self.final_sparsity)
         return self
+
+    def _check_regrowth(self):
+        if self.regrowth is None:
+            return
+        if not isinstance(self.regrowth, Regrowth):
+            raise TypeError(
+                "`regrowth` must be a kprune regrowth, such as kprune.pruning.RigL(). "
+                f"Received: {self.regrowth!r}"
+            )
+        if not isinstance(self.pattern, Unstructured | Block):
+            raise TypeError(
+                "Regrowth is for single weights and blocks. "
+                f"Received: regrowth={self.regrowth!r} with pattern={self.pattern!r}"
+            )
+        if self.schedule is not None and self.schedule.end_step < 0:
+            raise ValueError(
+                "Regrowth needs a schedule that ends, so that what has come back is trained: give "
+                f"it an `end_step`. Received: schedule={self.schedule!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +112,7 @@ class Group:
     setting: Setting
     weights: tuple[Weight, ...]
 
-    def masks(self, values, sparsity, gradients=None, scores=None):
+    def masks(self, values, sparsity, gradients=None, scores=None, exchanged=None):
         """Return the mask of each weight at a sparsity.
 
         Args:
@@ -92,6 +120,8 @@ class Group:
             sparsity: float, or float32 scalar tensor.
             gradients: list of tensors, for a criterion that needs them.
             scores: a criterion to use instead of the setting's.
+            exchanged: float32 scalar tensor, the share of what is kept that the setting's
+                regrowth chooses.
         """
         setting = self.setting
         scores = scores or setting.criterion
@@ -103,10 +133,24 @@ class Group:
             units.append(setting.pattern.units(scores(value, gradient), ax))
             counts.append(setting.pattern.count(shape, ax))
         known = [getattr(setting.schedule, name, None) for name in _NAMED_SPARSITIES]
+        if exchanged is not None:
+            fewer = 1 - (1 - sparsity) * (1 - exchanged)
+            kept = setting.allocation.unit_masks(units, counts, shapes, fewer, ())
+            units = [
+                ops.where(one, float("inf"), ops.cast(coming, "float32"))
+                for one, coming in zip(kept, self._coming(values, gradients))
+            ]
         masks = setting.allocation.unit_masks(
             units, counts, shapes, sparsity, [s for s in known if s is not None]
         )
         return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
+
+    def _coming(self, values, gradients):
+        """The scores by which regrowth chooses, of the units of each weight."""
+        return [
+            self.setting.pattern.units(self.setting.regrowth.scores(value, gradient), weight.axes)
+            for value, gradient, weight in zip(values, gradients, self.weights)
+        ]
 
     def count(self):
         """Return `(pruned, all)`: how many of the things that a sparsity counts are zero now."""

@@ -9,6 +9,7 @@ from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
 from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.plan import DuringFit
+from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import PruningSchedule, check_sparsity
 from kprune.pruning.window import Window
 from kprune.training.installing import InstallsMasks
@@ -70,6 +71,8 @@ class Pruning(InstallsMasks):
         end: when the sparsity is reached; as `begin`.
         frequency: int >= 1, steps between updates; by default (end - begin) / 50, and at
             most 100.
+        regrowth: a `kprune.pruning.RigL`, by which masked weights may come back; None by
+            default: what is pruned stays so while sparsity rises.
 
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: nothing to
@@ -90,6 +93,7 @@ class Pruning(InstallsMasks):
         begin: float = 0.1,
         end: float = 0.7,
         frequency: int | None = None,
+        regrowth: Regrowth | None = None,
     ) -> None:
         super().__init__()
         if sparsity is not None and schedule is not None:
@@ -105,6 +109,7 @@ class Pruning(InstallsMasks):
             criterion or Magnitude(),
             pattern or Unstructured(),
             allocation or Uniform(),
+            regrowth,
         ).check()
         self.layers = layers
         self.begin, self.end, self.frequency = begin, end, frequency

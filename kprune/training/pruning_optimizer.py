@@ -16,6 +16,7 @@ from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
 from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.plan import ByName, Given
+from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import ConstantSparsity, PruningSchedule, check_schedule
 from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
@@ -64,6 +65,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         model: the model that is trained. Without it, the variables' names decide what
             is prunable.
         name: str.
+        regrowth: a `kprune.pruning.RigL`, by which masked weights may come back, or None.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -84,6 +86,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         layers: Any = None,
         model: keras.Model | None = None,
         name: str | None = None,
+        regrowth: Regrowth | None = None,
     ) -> None:
         if isinstance(optimizer, PruningOptimizer):
             raise TypeError(
@@ -102,7 +105,10 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         self.criterion = criterion or Magnitude()
         self.pattern = pattern or Unstructured()
         self.allocation = allocation or Uniform()
-        default = Setting(schedule, None, self.criterion, self.pattern, self.allocation).check()
+        self.regrowth = regrowth
+        default = Setting(
+            schedule, None, self.criterion, self.pattern, self.allocation, regrowth
+        ).check()
         if schedule is None and layers is None:
             raise ValueError("Give a `schedule`, or `layers` with one for each.")
         if layers is not None and model is None:
@@ -145,6 +151,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             setting = self._groups[0].setting
             self.schedule, self.criterion = setting.schedule, setting.criterion
             self.pattern, self.allocation = setting.pattern, setting.allocation
+            self.regrowth = setting.regrowth
         self._masks = [
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
@@ -212,7 +219,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         variables = trainable_variables or optimizers.trained_variables(self)
         # A sum is a new tensor; the counter itself may be updated in place.
         before = backend.read(self.iterations) + 0
-        if any(group.setting.criterion.needs_gradient for group in self._groups):
+        if any(group.setting.needs_gradient for group in self._groups):
             grads = backend.mean_over_replicas(grads)
         try:
             with held(ZEROS):
@@ -272,13 +279,20 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
             values = [backend.read(v) for v in variables]
             gradients = self._gradients(group, grads, trainable_variables)
+            regrowth, exchanged = group.setting.regrowth, None
+            if regrowth is not None:
+                exchanged = regrowth.share(step, group.setting.schedule)
             kept = backend.cond(
                 update,
-                lambda g=group, v=values, s=sparsity, d=gradients: g.masks(v, s, d),
+                lambda g=group, v=values, s=sparsity, d=gradients, e=exchanged: g.masks(
+                    v, s, d, exchanged=e
+                ),
                 lambda m=masks: [backend.read(mask) for mask in m],
             )
             backend.assign_masked(variables, kept, masks)
             self._mask_averages(variables, kept)
+            if regrowth is not None:
+                self._mask_slots(variables, kept)
 
     def _masked(self, grads, trainable_variables):
         """The gradients without those of masked weights."""
@@ -291,7 +305,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         ]
 
     def _gradients(self, group, grads, trainable_variables):
-        if not group.setting.criterion.needs_gradient:
+        if not group.setting.needs_gradient:
             return [None] * len(group.weights)
         by_variable = dict(zip(optimizers.variable_keys(self, trainable_variables), grads))
         pruned = [weight.variable for weight in group.weights]
@@ -299,7 +313,8 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         for weight, gradient in zip(group.weights, found):
             if gradient is None:
                 raise ValueError(
-                    f"{group.setting.criterion} needs gradients, and {weight.name} has none."
+                    f"{group.setting.regrowth or group.setting.criterion} needs gradients, and "
+                    f"{weight.name} has none."
                 )
         return found
 
@@ -310,6 +325,13 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
                 found = optimizers.moving_averages(optimizer, variables)
                 pairs = [(a, m) for a, m in zip(found, masks) if a is not None]
                 backend.assign_masked([a for a, _ in pairs], [m for _, m in pairs])
+
+    def _mask_slots(self, variables, masks):
+        # So that weights that come back begin anew.
+        for optimizer in self._chain():
+            for variable, mask in zip(variables, masks):
+                found = optimizers.slots(optimizer, variable)
+                backend.assign_masked(found, [mask] * len(found))
 
     def _chain(self):
         optimizer = self.base_optimizer
@@ -388,6 +410,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             "criterion": serialize(self.criterion),
             "pattern": serialize(self.pattern),
             "allocation": serialize(self.allocation),
+            **({"regrowth": serialize(self.regrowth)} if self.regrowth is not None else {}),
         }
 
     @classmethod

@@ -101,3 +101,30 @@ def test_keep_gradients(variables):
 def test_layout(variables):
     assert optimizers.layout(variables[0]) is None
     assert optimizers.layout(object()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        (lambda: keras.optimizers.SGD(momentum=0.9), 1),
+        (lambda: keras.optimizers.SGD(use_ema=True), 0),
+        (lambda: keras.optimizers.Adam(amsgrad=True, gradient_accumulation_steps=2), 3),
+        (lambda: keras.optimizers.RMSprop(momentum=0.9, centered=True), 3),
+        (keras.optimizers.Adagrad, 1),
+        (keras.optimizers.Adadelta, 2),
+        (keras.optimizers.Adamax, 2),
+        (keras.optimizers.Nadam, 2),
+        (keras.optimizers.Lion, 1),
+        (keras.optimizers.Ftrl, 2),
+    ],
+)
+def test_slots(kind, number):
+    """Of the variable asked for, though another one has the same shape."""
+    variables = [keras.Variable(np.ones((3, 2))) for _ in range(2)]
+    optimizer = kind()
+    optimizer.build(variables)
+    found = [optimizers.slots(optimizer, variable) for variable in variables]
+    assert [len(slots) for slots in found] == [number, number]
+    own = {id(v) for v in optimizer.variables}
+    assert {id(slot) for slots in found for slot in slots} <= own
+    assert not {id(slot) for slot in found[0]} & {id(slot) for slot in found[1]}

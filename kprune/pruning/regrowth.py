@@ -1,0 +1,81 @@
+"""Weights that come back: at each update of the masks some others take the place of the lowest."""
+
+import math
+import numbers
+from typing import Any
+
+import keras
+from keras import ops
+
+from kprune._system.type_aliases import Tensor
+from kprune.pruning.configurable import Configurable
+
+
+class Regrowth(Configurable):
+    """Base class: a share of the weights that are kept is exchanged at each update of the masks.
+
+    The lowest of them by the criterion go, and as many of the others come, those of the highest
+    `scores`, with the value that they have: 0, and no moments in the optimizer, for those that were
+    masked. So the sparsity is the schedule's, with regrowth and without. The share falls along a
+    cosine to 0 at the schedule's end, from where the masks stay.
+
+    Args:
+        fraction: float in (0, 1), the share that is exchanged at the first update.
+
+    Raises:
+        ValueError: `fraction` is out of its range.
+    """
+
+    needs_gradient = False
+    fraction: float
+
+    def __init__(self, fraction: float = 0.3) -> None:
+        if not isinstance(fraction, numbers.Real) or not 0 < fraction < 1:
+            raise ValueError(
+                f"`fraction` must be a number between 0 and 1. Received: fraction={fraction!r}"
+            )
+        self.fraction = float(fraction)
+
+    def scores(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Score the weights that may come: a float tensor of the weight's shape, >= 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define `scores`.")
+
+    def share(self, step: Tensor, schedule: Any) -> Tensor:
+        """Return the share that is exchanged at a step, a float32 scalar tensor."""
+        length = max(schedule.end_step - schedule.begin_step, 1)
+        done = (ops.cast(step, "float32") - schedule.begin_step) / length
+        return self.fraction * 0.5 * (1 + ops.cos(math.pi * ops.clip(done, 0.0, 1.0)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"fraction": self.fraction}
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class RigL(Regrowth):
+    """Those come whose gradient is the largest: the loss would use them first.
+
+    Evci et al., "Rigging the lottery: making all tickets winners" (2020), at a constant sparsity;
+    with one that rises, GraNet (Liu et al., "Sparse training via boosting pruning plasticity",
+    2021). The gradient is that of the step at which masks change, so no second one is computed.
+
+    Example:
+
+    ```python
+    schedule = kprune.ConstantSparsity(0.9, begin_step=0, end_step=7500, frequency=100)
+    rigl = kprune.Pruning(
+        schedule=schedule, regrowth=kprune.pruning.RigL(), allocation=kprune.ErdosRenyiKernel()
+    )
+    granet = kprune.Pruning(0.9, regrowth=kprune.pruning.RigL())
+    ```
+
+    Args:
+        fraction: float in (0, 1), the share that is exchanged at the first update.
+
+    Raises:
+        ValueError: as `Regrowth`.
+    """
+
+    needs_gradient = True
+
+    def scores(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        return ops.abs(ops.cast(gradient, weight.dtype))
