@@ -279,14 +279,12 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
             values = [backend.read(v) for v in variables]
             gradients = self._gradients(group, grads, trainable_variables)
-            regrowth, exchanged = group.setting.regrowth, None
+            regrowth, options = group.setting.regrowth, {}
             if regrowth is not None:
-                exchanged = regrowth.share(step, group.setting.schedule)
+                options["exchanged"] = regrowth.share(step, group.setting.schedule)
             kept = backend.cond(
                 update,
-                lambda g=group, v=values, s=sparsity, d=gradients, e=exchanged: g.masks(
-                    v, s, d, exchanged=e
-                ),
+                lambda g=group, v=values, s=sparsity, d=gradients, o=options: g.masks(v, s, d, **o),
                 lambda m=masks: [backend.read(mask) for mask in m],
             )
             backend.assign_masked(variables, kept, masks)
