@@ -58,7 +58,19 @@ class RigL(Regrowth):
     with one that rises, GraNet (Liu et al., "Sparse training via boosting pruning plasticity",
     2021). The gradient is that of the step at which masks change, so no second one is computed.
 
-    Example:
+    Example: of four weights two stay, of which one is exchanged: the 3 for that of the gradient -5.
+
+    >>> kernel = keras.Variable([[4.0, 3.0], [1.0, 2.0]])
+    >>> optimizer = kprune.PruningOptimizer(
+    ...     keras.optimizers.SGD(0.0),
+    ...     kprune.ConstantSparsity(0.5, 0, end_step=1000),
+    ...     regrowth=kprune.pruning.RigL(0.5),
+    ... )
+    >>> optimizer.apply([keras.ops.array([[0.0, 1.0], [-5.0, 2.0]])], [kernel])
+    >>> keras.ops.convert_to_numpy(kernel).tolist()
+    [[4.0, 0.0], [1.0, 0.0]]
+
+    In `fit`, RigL and GraNet:
 
     ```python
     schedule = kprune.ConstantSparsity(0.9, begin_step=0, end_step=7500, frequency=100)
