@@ -32,9 +32,12 @@ def averages(operation, tensor):
 
     As in a norm that is written out: of fewer channels it is another one, and still what it is.
     """
-    if not isinstance(operation, _AVERAGES) or tensor.axis is None or operation.axis is None:
+    if not isinstance(operation, _AVERAGES) or tensor.axis is None:
         return False
-    axes, rank = np.atleast_1d(operation.axis), len(tensor.shape)
+    axis = operation.axes if isinstance(operation, _MOMENTS) else operation.axis
+    if axis is None:
+        return False
+    axes, rank = np.atleast_1d(axis), len(tensor.shape)
     return 0 not in axes % rank and tensor.axis % rank in axes % rank
 
 
@@ -93,7 +96,8 @@ def _narrowed(key, rank, axis, kept):
     return tuple(narrowed)
 
 
-_AVERAGES = tuple(map(operation_class, ("Mean", "Var", "Std", "Moments")))
+_MOMENTS = operation_class("Moments")
+_AVERAGES = (*map(operation_class, ("Mean", "Var", "Std")), _MOMENTS)
 _CHANGES = {
     keras.layers.Reshape: lambda *call: _reshape("target_shape", *call),
     operation_class("Reshape"): lambda *call: _reshape("newshape", *call),

@@ -61,6 +61,10 @@ REASONS = {
     "Mean '.*': is over the channels; hidden=True": lambda x: (
         x * ops.mean(x, axis=-1, keepdims=True)
     ),
+    "Moments '.*': is over the channels; hidden=True": lambda x: (
+        x - ops.moments(x, axes=[-1], keepdims=True)[0]
+    ),
+    "Std '.*': is over the channels; hidden=True": lambda x: x - ops.std(x, -1, keepdims=True),
     "Max '.*': mixes channels": lambda x: x * ops.max(x, axis=-1, keepdims=True),
     "Activation 'gate': mixes": layers.Activation("softmax", name="gate"),
     "has weights, and no rule": layers.SpectralNormalization(layers.Conv2D(4, 1)),
