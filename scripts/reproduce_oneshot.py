@@ -6,8 +6,8 @@
 LeNet-300-100 on MNIST and a small CNN with batch normalizations on Fashion-MNIST are trained, and
 then pruned by `kprune.prune_once` with each method, from the same weights and the same 512 images
 of the training set; nothing is trained after it. The error is that on the 10,000 test images, which
-nothing was chosen by. With `--mobilenet`, also how long a MobileNet of 4 million weights takes, and
-the most memory, with 512 random images of 128 x 128.
+nothing was chosen by. `--network mobilenet` says instead how long a MobileNet of 4 million weights
+takes, and the most memory, with 512 random images of 128 x 128.
 
 The data are those of `keras.datasets`, or of .npz files in `--data-dir` (KPRUNE_DATA_DIR).
 """
@@ -134,20 +134,22 @@ def _mean(errors):
 
 
 def main(
-    network: Annotated[str | None, typer.Option(help="lenet-300-100 or cnn; both.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="lenet-300-100, cnn or mobilenet; the first two.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     epochs: Annotated[int | None, typer.Option(help="Of the dense training.")] = None,
     data_dir: Annotated[Path | None, typer.Option(envvar="KPRUNE_DATA_DIR")] = None,
-    large: Annotated[bool, typer.Option("--mobilenet")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ):
     """Prune trained networks at once, and print the errors."""
     start()
     found = {"rows": []}
-    if large:
+    names = [name for name in NETWORKS if network in (None, name)]
+    if network == "mobilenet":
         found["mobilenet"] = mobilenet()
         typer.echo(found["mobilenet"])
-    for name in [network] if network else NETWORKS:
+    for name in names:
         for seed in range(seeds):
             for row in rows_of(name, seed, data_dir, epochs):
                 found["rows"].append(row)

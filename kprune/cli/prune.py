@@ -1,6 +1,7 @@
 """`kprune prune`."""
 
 import enum
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -54,19 +55,16 @@ def prune(
 def _pattern(text):
     import kprune
 
-    kind, _, sizes = text.partition(":")
-    kinds = {"block": lambda r, c: kprune.Block((r, c)), "nm": kprune.NM}
-    try:
-        if kind in kinds:
-            return kinds[kind](*map(int, sizes.split(",")))
-        if not sizes:
-            return {"unstructured": kprune.Unstructured, "channels": kprune.Channels}[kind]()
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ValueError) and kind in kinds and "invalid literal" not in str(error):
-            raise
-    raise ValueError(
-        f"--pattern is unstructured, block:ROWS,COLUMNS, nm:N,M or channels. Received: {text!r}"
-    )
+    numbers = re.fullmatch(r"(block|nm):(\d+),(\d+)", text)
+    if numbers:
+        first, second = int(numbers[2]), int(numbers[3])
+        return kprune.Block((first, second)) if numbers[1] == "block" else kprune.NM(first, second)
+    plain = {"unstructured": kprune.Unstructured, "channels": kprune.Channels}
+    if text not in plain:
+        raise ValueError(
+            f"--pattern is unstructured, block:ROWS,COLUMNS, nm:N,M or channels. Received: {text!r}"
+        )
+    return plain[text]()
 
 
 def _arrays(path, model, examples):

@@ -16,7 +16,7 @@ class Moment:
     """The second moment of a weight's inputs, in blocks of which each is small enough."""
 
     def __init__(self, has_bias):
-        self.has_bias, self.total, self._n = has_bias, None, 0
+        self.has_bias, self.total = has_bias, None
 
     def add(self, rows):
         groups, n, d = rows.shape

@@ -19,7 +19,7 @@ class Pruner:
     """Visits the layers of a model, and prunes each."""
 
     def __init__(self, model, groups, method, batches, recalibrate):
-        self._model, self._groups, self._method = model, groups, method
+        self._model, self._method = model, method
         self._batches, self._examples = batches, sum(len(first(x)) for x in batches)
         self._results, self._linear = {}, {}
         self._masks = {}  # From a variable's id to its mask, of whole channels.

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,10 @@ from kprune.pruning.selection import choose, group
 from kprune.report.files import write_json
 
 _LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95)
-_LESS_IS_BETTER = ("loss", "error", "mae", "mse", "mape", "perplexity")
+_LESS_IS_BETTER = (
+    "loss", "error", "mae", "mse", "mape", "msle", "crossentropy", "divergence", "hinge", "logcosh",
+    "poisson", "perplexity",
+)  # fmt: skip
 
 
 def sensitivity_scan(
@@ -67,9 +69,9 @@ def sensitivity_scan(
         mode: "max" or "min", which is better; by default "min" for losses and errors.
         out: path of a .json file, written after each layer. If it is there, of a scan of the same
             model, metric and levels, the layers in it are not evaluated again.
-        parallel: a `joblib.Parallel`, by which layers are scanned at once; its backend (loky, Dask,
-            Ray) may be one of many machines. Jobs load the model from a .keras file, in a folder
-            that they must see, so that custom classes must be registered where they run.
+        parallel: a `joblib.Parallel`, by which layers are scanned at once. Each job is handed the
+            data and the model as a .keras file, so that custom classes must be registered, and a
+            `metric` of your own importable, where it runs.
 
     Returns:
         A `SensitivityReport`.
@@ -166,14 +168,14 @@ class _Scan:
         import joblib
 
         with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "model.keras")
+            path = Path(folder) / "model.keras"
             self.model.save(path)
             given = (self.data, self._metric or self.name, self.levels, self.pattern)
             every = _Scan(self.model, *given)
             every.names(None)
             places = [id(weights[0].variable) for weights in every.weights.values()]
             chosen = [places.index(id(self.weights[name][0].variable)) for name in names]
-            jobs = [joblib.delayed(_one)(path, place, *given) for place in chosen]
+            jobs = [joblib.delayed(_one)(path.read_bytes(), place, *given) for place in chosen]
             yield from zip(names, parallel(jobs))
 
     def of_layer(self, name):
@@ -202,9 +204,13 @@ class _Scan:
                 weight.variable.assign(value)
 
 
-def _one(path, place, data, metric, levels, pattern):
-    """Scan one layer of a model in a file, in whatever process."""
-    scan = _Scan(keras.models.load_model(path), data, metric, levels, pattern)
+def _one(content, place, data, metric, levels, pattern):
+    """Scan one layer of the model in a .keras file, in whatever process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        model = keras.models.load_model(path)
+    scan = _Scan(model, data, metric, levels, pattern)
     return scan.of_layer(scan.names(None)[place])
 
 

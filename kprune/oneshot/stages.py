@@ -24,11 +24,9 @@ def stages(model, batches, wanted, visit):
         wanted: list of the layers to visit.
         visit: function from a layer and a function `run()`, which calls the layer on all batches,
             or whatever calls it. What it changes in the layer is there for those that follow.
-
-    Returns:
-        List of the layers that were never called.
+            Layers that are never called are not visited.
     """
-    return _Run(model, batches, wanted, visit).run()
+    _Run(model, batches, wanted, visit).run()
 
 
 class _Run:
@@ -41,12 +39,11 @@ class _Run:
         own = graph_of(self._model)
         if own is None:
             self._stop(self._model, self._run_whole)
-            return list(self._left.values())
+            return
         self._count(own)
         flat = [keras.tree.flatten(batch) for batch in self._batches]
         inputs = [_Values([batch[i] for batch in flat]) for i in range(len(own.inputs))]
         walk(self._model, inputs, self._step, self._note)
-        return list(self._left.values())
 
     def _count(self, graph):
         """Count how often each operation is called, and each tensor is taken."""

@@ -71,6 +71,18 @@ def test_zeros_are_those_of_pruning(method, pattern):
     assert np.all(_kernels(model)["head"] != 0)
 
 
+def test_layers_of_many_inputs_are_taken_in_blocks(monkeypatch):
+    """As if more than 7 inputs were many: the zeros are as many, and it is better all the same."""
+    monkeypatch.setattr(kprune.oneshot.moments, "_LARGEST", 7)
+    x, errors = _images(), {}
+    expected = _cnn().predict(x, verbose=0)
+    for method in ("obs", "magnitude"):
+        model, report = kprune.prune_once(_cnn(), 0.6, x, method, recalibrate=False)
+        assert all(abs(one.sparsity - 0.6) < 0.02 for one in report.weights)
+        errors[method] = np.abs(model.predict(x, verbose=0) - expected).mean()
+    assert errors["obs"] < errors["magnitude"]
+
+
 @pytest.mark.parametrize("allocation", [kprune.Global(), kprune.ErdosRenyiKernel()], ids=str)
 def test_a_sparsity_of_all_layers(allocation):
     model, _ = kprune.prune_once(_cnn(), 0.6, _images(), allocation=allocation)
