@@ -60,3 +60,12 @@ def test_transformer(tmp_path):
     assert share == pytest.approx(0.5, abs=0.02)
     for name in ("dense.tflite", "small.tflite", "small.onnx"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_prune_once(tmp_path):
+    printed, _ = run("prune_once.py", "--epochs", 1, "--train-size", 4000, "--out", tmp_path)
+    assert "pruned at once (obs)" in printed
+    dense, pruned = map(float, re.findall(r"accuracy (0\.\d+) dense, (0\.\d+) with", printed)[0])
+    assert pruned > dense - 0.1
+    assert (tmp_path / "pruned.tflite").stat().st_size > 10_000

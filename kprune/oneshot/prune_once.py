@@ -14,6 +14,7 @@ from kprune.pruning.groups import Setting, check_finite
 from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.schedules import check_sparsity
 from kprune.pruning.selection import group
+from kprune.structured.block_scores import cut_data
 
 METHODS = ("obs", "wanda", "magnitude")
 
@@ -100,19 +101,8 @@ def prune_once(
 
 def _batches(model, data, size):
     """Data as a list of `(inputs, labels, weights)`, in the model's own structure."""
-    whole = data if isinstance(data, tuple) else (data,)
-    several = isinstance(data, list) and len(getattr(model, "inputs", None) or [0]) > 1
-    if isinstance(data, tuple) or several or isinstance(data, dict) or hasattr(data, "shape"):
-        n = len(first(whole))
-        parts = [
-            keras.tree.map_structure(lambda a, i=i: a[i : i + size], whole)
-            for i in range(0, n, size)
-        ]
-    elif isinstance(data, keras.utils.PyDataset):
-        parts = [data[i] for i in range(len(data))]
-    else:
-        parts = [part if isinstance(part, tuple) else (part,) for part in data]
-    parts = [part if isinstance(part, tuple) else (part,) for part in parts]
+    inputs = len(getattr(model, "inputs", None) or [0])
+    parts = [p if isinstance(p, tuple) else (p,) for p in cut_data(data, inputs, size)]
     if not parts or not len(first(parts[0])):
         raise ValueError("`data` has no example in it.")
     batches = [((*part, None, None)[:3]) for part in parts]

@@ -120,26 +120,32 @@ def batches_of(data, inputs):
     """
     if data is None:
         return []
-    several = isinstance(data, list) and len(inputs) > 1
-    if isinstance(data, tuple) and len(data) in (2, 3):
-        parts = _parts(data)
-    elif several or isinstance(data, dict) or hasattr(data, "shape"):
-        parts = _parts((data,))
-    elif isinstance(data, keras.utils.PyDataset):
-        parts = [data[i] for i in range(len(data))]
-    else:
-        parts = data
-    batches = [_batch(part, inputs) for part in parts]
+    batches = [_batch(part, inputs) for part in cut_data(data, len(inputs), _BATCH)]
     if not batches:
         raise ValueError("`data` has no batch in it.")
     return batches
 
 
-def _parts(whole):
-    """Yield batches of arrays, as tuples."""
-    for start in range(0, len(keras.tree.flatten(whole)[0]), _BATCH):
-        part = slice(start, start + _BATCH)
-        yield keras.tree.map_structure(lambda array, part=part: array[part], whole)
+def cut_data(data, inputs, size):
+    """Yield the batches in data; of arrays they are tuples, of a dataset what it has.
+
+    Args:
+        data: an array, a list (of several inputs) or dict of arrays, `(x, y)`, `(x, y, weight)`, or
+            an iterable of batches.
+        inputs: int, how many the model has.
+        size: int, examples in a batch that is cut from arrays.
+    """
+    is_pair = isinstance(data, tuple) and len(data) in (2, 3)
+    several = isinstance(data, list) and inputs > 1
+    if is_pair or several or isinstance(data, dict) or hasattr(data, "shape"):
+        whole = data if is_pair else (data,)
+        for start in range(0, len(keras.tree.flatten(whole)[0]), size):
+            part = slice(start, start + size)
+            yield keras.tree.map_structure(lambda array, part=part: array[part], whole)
+    elif isinstance(data, keras.utils.PyDataset):
+        yield from (data[i] for i in range(len(data)))
+    else:
+        yield from data
 
 
 def _batch(batch, inputs):

@@ -10,9 +10,10 @@ from kprune._keras.layers import flatten_layers, own_variables
 from kprune.graphs.captures import captured
 from kprune.graphs.identity import own_functions
 from kprune.graphs.sizes import FREE_STEPS, concrete_inputs, sizes_of
-from kprune.graphs.walk import call_arguments, graph_of, operations, walk
+from kprune.graphs.walk import call_arguments, operations, walk
 from kprune.structured.call import Call, LayerChannels
 from kprune.structured.heads import axis_of_heads, multiplied_tensors
+from kprune.structured.known import hindrance, opens, unknown
 from kprune.structured.labels import Labels
 from kprune.structured.opening import is_custom, opened, unused_variables
 from kprune.structured.operations import averages
@@ -116,7 +117,7 @@ class ChannelGraph:
 
     def _inside(self, node, tensors):
         """What is called in a call of a custom layer, or None for what is not looked into."""
-        if not _opens(node.operation) or any(tensor.batch for tensor in tensors):
+        if not opens(node.operation) or any(tensor.batch for tensor in tensors):
             return None
         if not self._must_open(node, tensors):
             return None
@@ -144,7 +145,7 @@ class ChannelGraph:
         """What is known by trying of a layer all of whose weights are its own, or None."""
         key = id(node), tuple((tensor.shape, tensor.axis) for tensor in tensors)
         if key not in self._tried:
-            self._tried[key] = axes_by_trying(node, tensors) if _opens(node.operation) else None
+            self._tried[key] = axes_by_trying(node, tensors) if opens(node.operation) else None
         return self._tried[key]
 
     def _must_open(self, node, tensors):
@@ -272,7 +273,7 @@ class ChannelGraph:
             raise Unsafe(self.untouched[id(operation)][1])
         rule, own = rule_for(operation), self._axes_of_own(node, tensors)
         known = rule is not None or own is not None
-        reason = _hindrance(operation) if known else self._unknown(operation)
+        reason = hindrance(operation) if known else self._unknown(operation)
         if reason is not None:
             raise Unsafe(reason)
         if rule is not None and any(tensor.batch for tensor in tensors):
@@ -327,7 +328,7 @@ class ChannelGraph:
 
     def _unknown(self, operation):
         """Why an operation without a rule is not tried out; None if it is."""
-        reason = _unknown(operation)
+        reason = unknown(operation)
         if id(operation) in self._unopened:
             reason = f"{reason}; {self._unopened[id(operation)]}"
         return reason
@@ -364,41 +365,3 @@ def _dtype(tensor):
 
 def _specified(function, args, kwargs):
     return keras.tree.flatten(function(*args, **kwargs))
-
-
-def _hindrance(layer):
-    if getattr(layer, "quantization_mode", None):
-        return f"it is quantized ({layer.quantization_mode})"
-    if getattr(layer, "lora_enabled", False):
-        return "it carries LoRA weights"
-    return None
-
-
-def _opens(operation):
-    """Whether the call of an operation may be looked into."""
-    return (
-        isinstance(operation, keras.Layer)
-        and is_custom(operation)
-        and rule_for(operation) is None
-        and graph_of(operation) is None
-        and not isinstance(operation, keras.layers.Lambda)
-        and _hindrance(operation) is None
-    )
-
-
-def _unknown(operation):
-    """Why an operation without a rule is not tried out; None if it is."""
-    kind = type(operation)
-    if isinstance(operation, keras.layers.TimeDistributed):
-        return _unknown(operation.layer)
-    if isinstance(operation, keras.layers.Lambda):
-        return "a Lambda layer may do anything"
-    if isinstance(operation, keras.Function):
-        return f"{kind.__name__} overrides `call`"
-    if isinstance(operation, operation_class("WhileLoop")):
-        return "how often it runs may depend on the channels"
-    if is_custom(operation) and getattr(operation, "weights", None):
-        return "a custom layer without a rule (see kprune.structured.register_channel_rule)"
-    if isinstance(operation, keras.Layer) and operation.weights:
-        return "has weights, and no rule"
-    return None

@@ -21,6 +21,7 @@ from kprune.pruning.schedules import ConstantSparsity, PruningSchedule, check_sc
 from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
 from kprune.training.requests import remember
+from kprune.training.state import chain, mask_averages, mask_slots
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -270,7 +271,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             if not group.setting.asks:
                 kept = [backend.read(mask) for mask in masks]
                 backend.assign_masked(variables, kept)
-                self._mask_averages(variables, kept)
+                mask_averages(self.base_optimizer, variables, kept)
                 continue
             update, sparsity = group.setting.schedule(step)
             # An update at step 0 is made at the first step there is.
@@ -288,9 +289,9 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
                 lambda m=masks: [backend.read(mask) for mask in m],
             )
             backend.assign_masked(variables, kept, masks)
-            self._mask_averages(variables, kept)
+            mask_averages(self.base_optimizer, variables, kept)
             if regrowth is not None:
-                self._mask_slots(variables, kept)
+                mask_slots(self.base_optimizer, variables, kept)
 
     def _masked(self, grads, trainable_variables):
         """The gradients without those of masked weights."""
@@ -316,31 +317,10 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
                 )
         return found
 
-    def _mask_averages(self, variables, masks):
-        # So that weights swapped or overwritten with their averages are sparse, too.
-        for optimizer in self._chain():
-            if optimizer.use_ema:
-                found = optimizers.moving_averages(optimizer, variables)
-                pairs = [(a, m) for a, m in zip(found, masks) if a is not None]
-                backend.assign_masked([a for a, _ in pairs], [m for _, m in pairs])
-
-    def _mask_slots(self, variables, masks):
-        # So that weights that come back begin anew.
-        for optimizer in self._chain():
-            for variable, mask in zip(variables, masks):
-                found = optimizers.slots(optimizer, variable)
-                backend.assign_masked(found, [mask] * len(found))
-
-    def _chain(self):
-        optimizer = self.base_optimizer
-        while optimizer is not None:
-            yield optimizer
-            optimizer = getattr(optimizer, "inner_optimizer", None)
-
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Let the wrapped optimizer set the final values, and mask them."""
         self.base_optimizer.finalize_variable_values(var_list)
-        if not any(optimizer.use_ema for optimizer in self._chain()):
+        if not any(optimizer.use_ema for optimizer in chain(self.base_optimizer)):
             return  # Nothing has changed, and after an error on JAX there are no values to read.
         self.mask_weights()
 
