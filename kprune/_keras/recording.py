@@ -119,8 +119,10 @@ def _traced(inlined, source):
     With a source, a tensor of the graph, layers with weights are called on tensors of it alone.
 
     A variable on the left of an operator computes at once, with its value, which a symbolic
-    tensor on the right is not for. Needs `keras.Layer.__call__` and the operators of
-    `keras.Variable`, which have no hooks. All threads are affected; scopes take turns.
+    tensor on the right is not for; and so does an array of JAX, which asks a symbolic tensor for
+    its `__jax_array__` before it lets that compute. Needs `keras.Layer.__call__`, the operators
+    of `keras.Variable` and `keras.KerasTensor.__jax_array__`, which have no hooks. All threads
+    are affected; scopes take turns.
     """
     known, original = {id(layer) for layer in inlined}, keras.Layer.__call__
 
@@ -137,7 +139,22 @@ def _traced(inlined, source):
         for name, function in _OPERATORS.items():
             own = getattr(Variable, name)
             stack.enter_context(replaced(Variable, name, _operator(own, function)))
+        stack.enter_context(_without(keras.KerasTensor, "__jax_array__"))
         yield
+
+
+@contextlib.contextmanager
+def _without(owner, name):
+    """A scope in which a class lacks an attribute that it may have itself."""
+    if name not in vars(owner):
+        yield
+        return
+    original = vars(owner)[name]
+    delattr(owner, name)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 def _symbolic(structure):

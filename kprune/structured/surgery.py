@@ -9,7 +9,7 @@ import numpy as np
 from kprune._keras.layers import flatten_layers
 from kprune.graphs.layer_copy import CannotCopy, copy_state, pairs
 from kprune.graphs.rebuild import Rebuild, input_like
-from kprune.structured.opening import calls
+from kprune.structured.opening import call_like, calls, close, is_custom, random_values
 from kprune.structured.operations import made_again, resized
 from kprune.structured.same_class import (
     all_tensors,
@@ -52,12 +52,15 @@ class _Surgeon(Rebuild):
         self._sparse = {id(variable) for variable in sparse_variables(graph.model)}
         self._at_risk = []  # New weights that zeros may leave.
         self._said = {}  # Of custom layers, what changes in the configuration; None: expanded.
+        self._unproved = []  # Calls of custom layers that are copied as they are.
         self._expansions = collections.Counter()
 
     def smaller(self, adjust):
         """Return the smaller model; `adjust` as in `cut`."""
         new = self.run()
         watch_zeros(self._at_risk)
+        for node in self._unproved:
+            self._prove(node)
         for variable in self.constants:
             warnings.warn(
                 f"{variable.path} is no layer's variable, so it is a constant in the smaller model "
@@ -90,6 +93,8 @@ class _Surgeon(Rebuild):
             new = keras.tree.flatten((args, kwargs))
             tensors = [b for a, b in zip(given, new) if isinstance(a, keras.KerasTensor)]
             return self._expanded(opening), [tensors if len(tensors) > 1 else tensors[0]], {}
+        if opening is None and self._is_copied_whole(node):
+            self._unproved.append(node)
         new = self.new_of(node.operation)
         operation, args, kwargs = resized(
             new,
@@ -109,14 +114,38 @@ class _Surgeon(Rebuild):
             whole = self._is_whole(opening)
             if whole and not is_copied(self._graph, opening):
                 if opening.closed is not None:
-                    self._warn_of_copy(opening)
+                    self._warn_of_copy(opening.layer)
                 whole = opening.closed is not None
             self._said[key] = {} if whole else self._smaller(opening)
         return self._said[key] is not None
 
-    def _warn_of_copy(self, opening):
+    def _is_copied_whole(self, node):
+        """Whether a call is one of a custom layer that nothing says the copy of is right."""
+        layer = node.operation
+        if not (isinstance(layer, keras.Layer) and is_custom(layer) and self._loses_nothing(layer)):
+            return False
+        tensors = [*node.arguments.keras_tensors, *node.outputs]
+        if any(id(tensor) not in self._graph.tensors for tensor in tensors):
+            return False
+        kept = [self._channels(tensor)[1] for tensor in tensors]
+        seen = any(other.operation is layer for other in self._unproved)
+        return not seen and all(one is None or one.all() for one in kept)
+
+    def _prove(self, node):
+        """Warn where a custom layer, called twice, does the same, and its copy something else."""
+        tensors = node.arguments.keras_tensors
+        values = random_values(node, [self._graph.tensors[id(t)].shape for t in tensors])
+        layer = node.operation
+        one, again = (_outputs(node, layer, values) for _ in range(2))
+        # None: it takes something else than random numbers.
+        if one is not None and again is not None and all(map(close, one, again)):
+            other = _outputs(node, self.new_of(layer), values)
+            if other is None or not all(map(close, one, other)):
+                self._warn_of_copy(layer)
+
+    def _warn_of_copy(self, layer):
         warnings.warn(
-            f"{self._graph.named(opening.layer)}, made again from its configuration, was not seen "
+            f"{self._graph.named(layer)}, made again from its configuration, was not seen "
             "to compute what it computes: check the smaller model's outputs, and that its "
             "`get_config()` has every argument of its constructor.",
             stacklevel=2,
@@ -195,3 +224,11 @@ class _Surgeon(Rebuild):
 
     def _kept(self, labels):
         return ~np.isin(self._graph.labels.find(labels), self._gone)
+
+
+def _outputs(node, layer, values):
+    """What a layer returns, called as a node's is; None if it raises."""
+    try:
+        return call_like(node, layer, values)
+    except Exception:
+        return None

@@ -11,7 +11,7 @@ numpy = ops.convert_to_numpy
 
 
 class Block(layers.Layer):
-    """Two layers of one name, a weight of its own on the left of an operator, a shape."""
+    """Layers of one name, a weight and an array on the left of operators, a shape."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -24,6 +24,7 @@ class Block(layers.Layer):
 
     def call(self, x, training=None):
         y = self.gain * self.second(self.first(x))
+        y = 2.0 * self.gain * y
         y = y + 1.0 if training else y
         return ops.reshape(y, (ops.shape(x)[0], -1))
 

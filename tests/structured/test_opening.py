@@ -433,14 +433,41 @@ class ForgetsItsScale(layers.Layer):
         return layers.Layer.get_config(self)
 
 
+@register
+class ForgetsAndIsNotLookedInto(ForgetsItsScale):
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("arrays only")
+        return super().call(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@register
+class ForgetsWithoutWeights(layers.Layer):
+    def __init__(self, scale=1.0, **options):
+        super().__init__(**options)
+        self.scale = scale
+
+    def call(self, x):
+        return self.scale * ops.tanh(x)
+
+    def get_config(self):
+        return layers.Layer.get_config(self)
+
+
+@pytest.mark.parametrize(
+    "forgetful", [ForgetsItsScale, ForgetsAndIsNotLookedInto, ForgetsWithoutWeights]
+)
 @pytest.mark.parametrize(("scale", "warned"), [(1.0, 0), (3.0, 1)])
-def test_a_copy_that_computes_something_else_is_warned_of(scale, warned, recwarn):
+def test_a_copy_that_computes_something_else_is_warned_of(forgetful, scale, warned, recwarn):
     inputs = keras.Input((6, 8))
-    x = ForgetsItsScale(scale, name="forgets")(inputs)
+    x = forgetful(scale, name="forgets")(inputs)
     x = layers.Dense(4)(layers.Dense(20, name="wide")(x))
-    small = kprune.prune_channels(
-        keras.Model(inputs, x), channels=0.5, round_to=1, layers={"forgets": None}
-    )
+    model = keras.Model(inputs, x)
+    stays = {"forgets": None} if model.get_layer("forgets").weights else {}
+    small = kprune.prune_channels(model, channels=0.5, round_to=1, layers=stays)
     assert small.get_layer("wide").units == 10
     found = [one for one in recwarn if "was not seen to compute" in str(one.message)]
     assert len(found) == warned

@@ -17,7 +17,13 @@ SCHEDULE = kprune.ConstantSparsity(0.5, begin_step=0, end_step=30, frequency=10)
 def _apply(optimizer, gradients, variables):
     """One step with these gradients, the way `fit` makes it."""
     gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
-    if keras.backend.backend() == "torch":
+    if keras.backend.backend() == "jax":
+        optimizer.build(variables)
+        before = [[v.value for v in some] for some in (optimizer.variables, variables)]
+        new = optimizer.stateless_apply(before[0], gradients, before[1])
+        for variable, value in zip([*variables, *optimizer.variables], itertools.chain(*new)):
+            variable.assign(value)
+    elif keras.backend.backend() == "torch":
         import torch
 
         with torch.no_grad():
