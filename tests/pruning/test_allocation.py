@@ -60,8 +60,8 @@ def _masks(allocation, scores, sparsity):
 
 
 @settings(max_examples=30)
-@given(
-    sizes=st.lists(st.integers(2, 60), min_size=1, max_size=4),
+@given(  # Of few sizes: JAX compiles for each.
+    sizes=st.lists(st.sampled_from([2, 7, 60]), min_size=1, max_size=3),
     sparsity=st.floats(0, 0.99),
     seed=st.integers(0, 10**6),
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kprune
+from kprune.training import pruning_optimizer
 from kprune.training.requests import unmet
 from tests.helpers.training import backend, compiled, data, expected_zeros, mlp, zeros
 
@@ -179,17 +180,17 @@ def test_an_interrupt_in_an_update_leaves_weights_and_masks_together(monkeypatch
         pytest.skip("steps are compiled")
     model = compiled(mlp())
     pruning = kprune.Pruning(schedule=kprune.ConstantSparsity(0.5, 3))
-    real = kprune.PruningOptimizer._mask_averages
+    real = pruning_optimizer.mask_averages
     calls = []
 
-    def interrupted(self, *arguments):
+    def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 5:  # In the fifth step, before the zeros of the first group are set.
             model.layers[0].kernel.assign_add(np.ones_like(model.layers[0].get_weights()[0]))
             raise KeyboardInterrupt
-        return real(self, *arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(kprune.PruningOptimizer, "_mask_averages", interrupted)
+    monkeypatch.setattr(pruning_optimizer, "mask_averages", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(model, pruning)
     assert zeros(model) == expected_zeros(model, 0.5)
