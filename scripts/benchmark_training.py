@@ -11,6 +11,9 @@ rises along a cubic from 0 to `--sparsity` over the run. Ratios are those of a c
 step to the dense mean step of the same library in the same round; the median of the rounds is
 shown, for wall time and for CPU time of the process (all threads), which other load disturbs less.
 
+`--criteria Taylor,Movement,RigL` adds contenders that prune by these, or with that regrowth; their
+ratios are those to kprune with `Magnitude`.
+
 Then one mask is computed for a 4096 x 4096 weight: by kprune, by a top-k of as many weights as
 are kept, and by TFMOT, which runs a top-k of all of them.
 
@@ -33,7 +36,9 @@ import typer
 from _start import start
 
 DENSE, KPRUNE, TF_DENSE, TFMOT = "Keras, dense", "kprune", "tf_keras, dense", "TFMOT"
+# Others are kprune with another criterion, or regrowth, and compared with kprune.
 BASELINES = {DENSE: DENSE, KPRUNE: DENSE, TF_DENSE: TF_DENSE, TFMOT: TF_DENSE}
+CRITERIA = ("Taylor", "Importance", "Sensitivity", "Movement", "Fisher", "Random", "RigL", "SET")
 TOP_K = "top_k"
 VISITS_A_CYCLE = 10
 WARMUP_STEPS = 3
@@ -74,11 +79,16 @@ class Training:
         self.model = cnn(keras, width)
         self.callbacks = []
         end = rounds * frequency
-        if contender == KPRUNE:
+        if contender.startswith(KPRUNE):
             import kprune
 
             schedule = kprune.PolynomialDecay(0.0, sparsity, 0, end, frequency=frequency)
-            self.callbacks = [kprune.Pruning(schedule=schedule)]
+            options, name = {}, contender.removeprefix(KPRUNE).removeprefix(" ")
+            if name:
+                part = getattr(kprune.pruning, name)()
+                is_regrowth = isinstance(part, kprune.pruning.Regrowth)
+                options = {"regrowth" if is_regrowth else "criterion": part}
+            self.callbacks = [kprune.Pruning(schedule=schedule, **options)]
         elif contender == TFMOT:
             from tensorflow_model_optimization.sparsity import keras as tfmot
 
@@ -96,7 +106,7 @@ class Training:
 
         What is sent is a list of `(wall seconds, CPU seconds, whether masks changed)`.
         """
-        prunes, frequency = self.contender in (KPRUNE, TFMOT), self.frequency
+        prunes, frequency = self.contender not in (DENSE, TF_DENSE), self.frequency
 
         class Turns(self.keras.callbacks.Callback):
             step, left = 0, 0
@@ -314,15 +324,15 @@ def measure_training(width, names, rounds, frequency, advance, **settings):
 
 
 def _summary(name, cycles):
-    figures = {}
+    figures, baseline = {}, BASELINES.get(name, KPRUNE)
     for i, clock in enumerate(("wall", "cpu")):
         steps = [step for cycle in cycles[name] for step in cycle]
         updates = [step[i] for step in steps if step[2]]
         means = {
             who: [statistics.fmean(step[i] for step in cycle) for cycle in cycles[who]]
-            for who in (name, BASELINES[name])
+            for who in (name, baseline)
         }
-        ratios = [a / b for a, b in zip(means[name], means[BASELINES[name]])]
+        ratios = [a / b for a, b in zip(means[name], means[baseline])]
         figures[clock] = {
             "ordinary_step": statistics.median(step[i] for step in steps if not step[2]),
             "update_step": statistics.median(updates) if updates else None,
@@ -378,7 +388,7 @@ def training_table(title, figures):
                     tables.percent(figure["sparsity"]) if clock == "wall" else "",
                 )
             )
-    columns = ["contender", "clock", ">ordinary", ">update", ">mean", ">/ dense", ">sparsity"]
+    columns = ["contender", "clock", ">ordinary", ">update", ">mean", ">/ baseline", ">sparsity"]
     return tables.table(columns, rows, title=title)
 
 
@@ -421,6 +431,7 @@ def main(
         bool | None,
         typer.Option(help="XLA; off by default on tensorflow, where it slows CNNs on CPUs."),
     ] = None,
+    criteria: Annotated[str, typer.Option(help=f"Of {', '.join(CRITERIA)}.")] = "",
     tfmot: Annotated[bool, typer.Option(help="Measure TFMOT and tf_keras, too.")] = True,
     json: Annotated[Path | None, typer.Option(help="Also write everything as JSON here.")] = None,
 ):
@@ -437,6 +448,9 @@ def main(
     with plain_errors():
         check_sparsity(sparsity)
         widths = [_width(_size(text)) for text in weights.split(",")]
+        more = list(filter(None, criteria.split(",")))
+        if set(more) - set(CRITERIA):
+            raise ValueError(f"--criteria takes {', '.join(CRITERIA)}. Received: {criteria}")
     console = Console()
     backend = keras.backend.backend()
     if jit_compile is None and backend == "tensorflow":
@@ -447,6 +461,7 @@ def main(
     elif not find_spec("tensorflow_model_optimization") or not find_spec("tf_keras"):
         with_tfmot, note = False, 'left out: not installed (pip install "kprune[tfmot]")'
     names = [DENSE, KPRUNE, TF_DENSE, TFMOT] if with_tfmot else [DENSE, KPRUNE]
+    names += [f"{KPRUNE} {name}" for name in more]
     if not with_tfmot:
         console.print(f"TFMOT is {note}.")
     settings = {"batch_size": batch_size, "sparsity": sparsity, "jit_compile": jit_compile}

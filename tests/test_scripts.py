@@ -143,7 +143,8 @@ def test_lenet_5_is_caffes(monkeypatch):
 def test_benchmark_training(tmp_path):
     out = tmp_path / "out.json"
     sizes = ["--weights", "20k", "--batch-size", 4, "--frequency", 6, "--rounds", 2]
-    done = run("benchmark_training.py", *sizes, "--no-tfmot", "--mask-rounds", 0, "--json", out)
+    sizes += ["--criteria", "Fisher,RigL", "--no-tfmot", "--mask-rounds", 0]
+    done = run("benchmark_training.py", *sizes, "--json", out)
     assert not done.stderr
     assert "TFMOT is left out" in done.stdout
     report = json.loads(out.read_text())
@@ -156,6 +157,8 @@ def test_benchmark_training(tmp_path):
         assert dense[clock]["ratio"] == 1
         assert pruned[clock]["update_step"] > 0
         assert len(pruned[clock]["ratios"]) == 2
+    for name in ("kprune Fisher", "kprune RigL"):
+        assert training["contenders"][name]["sparsity"] == pytest.approx(0.9, abs=1e-3)
 
 
 class Pipe:

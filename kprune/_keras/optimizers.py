@@ -69,6 +69,18 @@ def slots(optimizer, variable):
     ]  # fmt: skip
 
 
+def mean_square(optimizer, variable):
+    """Return the variable in which an optimizer has a running mean of the squared gradient of one.
+
+    None if it has none. Needs `_velocities` of Adam, its kind, and RMSprop: no public name leads to
+    a variable's.
+    """
+    kinds = (keras.optimizers.Adam, keras.optimizers.Nadam, keras.optimizers.RMSprop)
+    if not isinstance(optimizer, kinds):
+        return None
+    return optimizer._velocities[variable_index(optimizer, variable)]
+
+
 def steps_made(optimizer):
     """Return the counter of calls of `apply`, a variable.
 

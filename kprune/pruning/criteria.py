@@ -23,6 +23,8 @@ class Criterion(Configurable):
 
     needs_gradient = False
     of_channels = False  # Whether it scores whole channels, and nothing else.
+    accumulates = False  # Whether it is an `AccumulatingCriterion`.
+    of_squares = False  # Whether it accumulates a mean of squared gradients, as optimizers do.
 
     def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         """Score a weight.

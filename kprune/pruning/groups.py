@@ -112,7 +112,16 @@ class Group:
     setting: Setting
     weights: tuple[Weight, ...]
 
-    def masks(self, values, sparsity, gradients=None, scores=None, exchanged=None):
+    def masks(
+        self,
+        values,
+        sparsity,
+        gradients=None,
+        scores=None,
+        exchanged=None,
+        accumulated=None,
+        step=None,
+    ):
         """Return the mask of each weight at a sparsity.
 
         Args:
@@ -122,15 +131,18 @@ class Group:
             scores: a criterion to use instead of the setting's.
             exchanged: float32 scalar tensor, the share of what is kept that the setting's
                 regrowth chooses.
+            accumulated: list of tensors, for a criterion that accumulates.
+            step: integer scalar tensor, for the regrowth.
         """
         setting = self.setting
         scores = scores or setting.criterion
         gradients = gradients or [None] * len(values)
+        given = zip(values, gradients, *([] if accumulated is None else [accumulated]))
         shapes = [tuple(weight.variable.shape) for weight in self.weights]
         axes = [weight.axes for weight in self.weights]
         units, counts = [], []
-        for value, gradient, shape, ax in zip(values, gradients, shapes, axes):
-            units.append(setting.pattern.units(scores(value, gradient), ax))
+        for arguments, shape, ax in zip(given, shapes, axes):
+            units.append(setting.pattern.units(scores(*arguments), ax))
             counts.append(setting.pattern.count(shape, ax))
         known = [getattr(setting.schedule, name, None) for name in _NAMED_SPARSITIES]
         if exchanged is not None:
@@ -138,17 +150,19 @@ class Group:
             kept = setting.allocation.unit_masks(units, counts, shapes, fewer, ())
             units = [
                 ops.where(one, float("inf"), ops.cast(coming, "float32"))
-                for one, coming in zip(kept, self._coming(values, gradients))
+                for one, coming in zip(kept, self._coming(values, gradients, step))
             ]
         masks = setting.allocation.unit_masks(
             units, counts, shapes, sparsity, [s for s in known if s is not None]
         )
         return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
 
-    def _coming(self, values, gradients):
+    def _coming(self, values, gradients, step):
         """The scores by which regrowth chooses, of the units of each weight."""
         return [
-            self.setting.pattern.units(self.setting.regrowth.scores(value, gradient), weight.axes)
+            self.setting.pattern.units(
+                self.setting.regrowth.scores(value, gradient, step), weight.axes
+            )
             for value, gradient, weight in zip(values, gradients, self.weights)
         ]
 

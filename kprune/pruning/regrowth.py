@@ -36,8 +36,19 @@ class Regrowth(Configurable):
             )
         self.fraction = float(fraction)
 
-    def scores(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
-        """Score the weights that may come: a float tensor of the weight's shape, >= 0."""
+    def scores(
+        self, weight: Tensor, gradient: Tensor | None = None, step: Tensor | None = None
+    ) -> Tensor:
+        """Score the weights that may come.
+
+        Args:
+            weight: float tensor, the weight after the optimizer's update.
+            gradient: tensor of its shape; None unless the class sets `needs_gradient = True`.
+            step: integer scalar tensor, the optimizer's.
+
+        Returns:
+            Float tensor of the weight's shape, nothing below 0.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define `scores`.")
 
     def share(self, step: Tensor, schedule: Any) -> Tensor:
@@ -89,5 +100,74 @@ class RigL(Regrowth):
 
     needs_gradient = True
 
-    def scores(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+    def scores(
+        self, weight: Tensor, gradient: Tensor | None = None, step: Tensor | None = None
+    ) -> Tensor:
         return ops.abs(ops.cast(gradient, weight.dtype))
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class SET(Regrowth):
+    """Those that come are drawn at random, anew at each update: RigL's control.
+
+    Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse
+    connectivity inspired by network science" (2018), where the share that is exchanged is the same
+    all along; here it falls as that of any `Regrowth`. No gradient is needed.
+
+    Example: the scores of one step are those of it whenever they are asked for.
+
+    >>> weight = keras.ops.zeros((4, 4))
+    >>> one, again, other = (kprune.pruning.SET().scores(weight, None, i) for i in (1, 1, 2))
+    >>> bool(keras.ops.all(one == again)), bool(keras.ops.any(one == other))
+    (True, False)
+
+    In `fit`:
+
+    ```python
+    schedule = kprune.ConstantSparsity(0.9, begin_step=0, end_step=7500, frequency=100)
+    kprune.Pruning(
+        schedule=schedule, regrowth=kprune.pruning.SET(), allocation=kprune.ErdosRenyiKernel()
+    )
+    ```
+
+    Args:
+        fraction: float in (0, 1), the share that is exchanged at the first update.
+        seed: int.
+
+    Raises:
+        ValueError: as `Regrowth`.
+    """
+
+    def __init__(self, fraction: float = 0.3, seed: int = 0) -> None:
+        super().__init__(fraction)
+        self.seed = int(seed)
+
+    def scores(
+        self, weight: Tensor, gradient: Tensor | None = None, step: Tensor | None = None
+    ) -> Tensor:
+        size = math.prod(weight.shape)
+        start = ops.cast(0 if step is None else step, "int32")
+        first = _mixed(start + _signed(self.seed * 0x9E3779B1 + size * 0x85EBCA77))
+        found = _mixed(ops.arange(size, dtype="int32") + first)
+        low_bits = ops.cast(ops.bitwise_and(found, 0x7FFFFF), "float32")
+        return ops.reshape(low_bits / 0x800000, weight.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "seed": self.seed}
+
+
+def _signed(number):
+    """The int32 of the same lowest 32 bits as an int."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def _mixed(x):
+    """Bits of int32s, each of which depends on all: MurmurHash3's `fmix32` (Appleby, 2011).
+
+    Randomness without a state, which the branches of a compiled step would have to hand on.
+    """
+    x = ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 16), 0xFFFF))
+    x = x * _signed(0x85EBCA6B)
+    x = ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 13), 0x7FFFF))
+    x = x * _signed(0xC2B2AE35)
+    return ops.bitwise_xor(x, ops.bitwise_and(ops.right_shift(x, 16), 0xFFFF))

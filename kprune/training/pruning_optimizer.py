@@ -18,6 +18,8 @@ from kprune.pruning.patterns import Pattern, Unstructured
 from kprune.pruning.plan import ByName, Given
 from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import ConstantSparsity, PruningSchedule, check_schedule
+from kprune.training import gradients
+from kprune.training.accumulators import Accumulators
 from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
 from kprune.training.requests import remember
@@ -120,6 +122,8 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             self.plan = Given(selection.group(weights_of(model), default, layers, model))
         self._groups: list = []
         self._masks: list = []
+        self.accumulators: Any = None
+        self.earlier: list = []  # What was accumulated before this wraps the optimizer.
         self.fit = None  # The history of the `fit` that it was made in.
         self.installation = None
 
@@ -156,6 +160,9 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         self._masks = [
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
+        if any(group.setting.criterion.accumulates for group in self._groups):
+            self.accumulators = Accumulators(self, self._groups, self.earlier)
+        self.earlier = []
         self.built = True
         scope = backend.readable(trained)
         if scope is not None:
@@ -223,8 +230,11 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         if any(group.setting.needs_gradient for group in self._groups):
             grads = backend.mean_over_replicas(grads)
         try:
+            self._accumulate(grads, variables)
             with held(ZEROS):
-                self.base_optimizer.apply(self._masked(grads, variables), trainable_variables)
+                self.base_optimizer.apply(
+                    gradients.masked(self, grads, variables), trainable_variables
+                )
             self._prune(before, grads, variables)
         except BaseException:
             # An interrupt in the middle of an eager update must not leave the weights half pruned.
@@ -245,18 +255,21 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
                 "`optimizer.build(model.trainable_variables)` first."
             )
         trained = optimizers.trained_variables(self)
-        base, masks = self.base_optimizer.variables, self._mask_variables()
+        base, own = self.base_optimizer.variables, self._own_variables()
         base_values = optimizer_variables[: len(base)]
-        mask_values = optimizer_variables[len(base) :]
-        with keras.StatelessScope(state_mapping=list(zip([*base, *masks], optimizer_variables))):
+        known = [*base, *own, *trained]
+        values = [*optimizer_variables, *(trainable_variables or [])]
+        with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
             before = backend.read(self.iterations)
-            masked = self._masked(grads, trained)
+            masked = gradients.masked(self, grads, trained)
+            self._accumulate(list(grads), trained)
+        own_values = [scope.get_current_value(v) for v in own]
         with held(ZEROS):
             trainable_variables, base_values = self.base_optimizer.stateless_apply(
                 base_values, masked, trainable_variables
             )
-        known = [*trained, *base, *masks]
-        values = [*trainable_variables, *base_values, *mask_values]
+        known = [*trained, *base, *own]
+        values = [*trainable_variables, *base_values, *own_values]
         with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
             self._prune(before, list(grads), trained)
         return (
@@ -264,9 +277,16 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             [scope.get_current_value(v) for v in self.variables],
         )
 
+    def _accumulate(self, grads, trainable_variables):
+        if self.accumulators is not None:
+            for i, group in enumerate(self._groups):
+                if group.setting.criterion.accumulates:
+                    found = gradients.of_group(self, group, grads, trainable_variables)
+                    self.accumulators.add(i, group, found, self.base_optimizer)
+
     def _prune(self, before, grads, trainable_variables):
         step = backend.read(self.iterations)
-        for group, masks in zip(self._groups, self._masks):
+        for number, (group, masks) in enumerate(zip(self._groups, self._masks)):
             variables = [weight.variable for weight in group.weights]
             if not group.setting.asks:
                 kept = [backend.read(mask) for mask in masks]
@@ -279,43 +299,22 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             # Nothing has changed while gradients accumulate, or after an overflow.
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
             values = [backend.read(v) for v in variables]
-            gradients = self._gradients(group, grads, trainable_variables)
+            found = gradients.of_group(self, group, grads, trainable_variables)
             regrowth, options = group.setting.regrowth, {}
+            if self.accumulators is not None:
+                options["accumulated"] = self.accumulators.read(number)
             if regrowth is not None:
                 options["exchanged"] = regrowth.share(step, group.setting.schedule)
+                options["step"] = step
             kept = backend.cond(
                 update,
-                lambda g=group, v=values, s=sparsity, d=gradients, o=options: g.masks(v, s, d, **o),
+                lambda g=group, v=values, s=sparsity, d=found, o=options: g.masks(v, s, d, **o),
                 lambda m=masks: [backend.read(mask) for mask in m],
             )
             backend.assign_masked(variables, kept, masks)
             mask_averages(self.base_optimizer, variables, kept)
             if regrowth is not None:
                 mask_slots(self.base_optimizer, variables, kept)
-
-    def _masked(self, grads, trainable_variables):
-        """The gradients without those of masked weights."""
-        pruned = [weight.variable for group in self._groups for weight in group.weights]
-        masks = dict(zip(optimizers.variable_keys(self, pruned), self._mask_variables()))
-        found = map(masks.get, optimizers.variable_keys(self, trainable_variables))
-        return [
-            gradient if mask is None else backend.mask_gradient(gradient, backend.read(mask))
-            for gradient, mask in zip(grads, found)
-        ]
-
-    def _gradients(self, group, grads, trainable_variables):
-        if not group.setting.needs_gradient:
-            return [None] * len(group.weights)
-        by_variable = dict(zip(optimizers.variable_keys(self, trainable_variables), grads))
-        pruned = [weight.variable for weight in group.weights]
-        found = list(map(by_variable.get, optimizers.variable_keys(self, pruned)))
-        for weight, gradient in zip(group.weights, found):
-            if gradient is None:
-                raise ValueError(
-                    f"{group.setting.regrowth or group.setting.criterion} needs gradients, and "
-                    f"{weight.name} has none."
-                )
-        return found
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Let the wrapped optimizer set the final values, and mask them."""
@@ -343,12 +342,18 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         """The `Group`s of weights that this prunes; empty before it is built."""
         return list(self._groups)
 
-    def _mask_variables(self):
+    @property
+    def mask_variables(self) -> list[keras.Variable]:
+        """The masks of the weights of all `groups`, in their order."""
         return [mask for masks in self._masks for mask in masks]
+
+    def _own_variables(self):
+        accumulated = [] if self.accumulators is None else self.accumulators.own
+        return [*self.mask_variables, *accumulated]
 
     @property
     def variables(self) -> list[keras.Variable]:
-        return [*self.base_optimizer.variables, *self._mask_variables()]
+        return [*self.base_optimizer.variables, *self._own_variables()]
 
     @property
     def iterations(self) -> keras.Variable:

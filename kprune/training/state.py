@@ -1,5 +1,7 @@
 """What an optimizer keeps of weights, such as their averages and moments, masked as they are."""
 
+import keras
+
 from kprune._keras import backend, optimizers
 
 
@@ -8,6 +10,15 @@ def chain(optimizer):
     while optimizer is not None:
         yield optimizer
         optimizer = getattr(optimizer, "inner_optimizer", None)
+
+
+def loss_scale(optimizer):
+    """What the gradients that reach an optimizer are multiplied by, a float or scalar tensor."""
+    scale = 1.0
+    for one in chain(optimizer):
+        if isinstance(one, keras.optimizers.LossScaleOptimizer):
+            scale = scale * backend.read(one.dynamic_scale)
+    return scale
 
 
 def mask_averages(optimizer, variables, masks):

@@ -32,6 +32,14 @@ def test_variable_index(variables):
     assert [optimizers.variable_index(optimizer, v) for v in variables] == [0, 1]
 
 
+@pytest.mark.parametrize(("kind", "rho"), [("Adam", 0.999), ("Nadam", 0.999), ("RMSprop", 0.9)])
+def test_mean_square(variables, kind, rho):
+    optimizer = stepped(getattr(keras.optimizers, kind)(), variables, steps=2)
+    found = ops.convert_to_numpy(optimizers.mean_square(optimizer, variables[1]))
+    np.testing.assert_allclose(found, np.full(2, 1 - rho**2), 1e-4)
+    assert optimizers.mean_square(stepped(keras.optimizers.SGD(), variables), variables[1]) is None
+
+
 def test_trained_variables(variables):
     optimizer = stepped(keras.optimizers.Adam(), variables)
     found = optimizers.trained_variables(optimizer)

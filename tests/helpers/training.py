@@ -1,5 +1,7 @@
 """Small models and data for the tests that train."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -42,6 +44,24 @@ def expected_zeros(model, sparsity):
 
 def backend():
     return keras.backend.backend()
+
+
+def apply_step(optimizer, gradients, variables):
+    """One step with these gradients, the way `fit` makes it."""
+    gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
+    if backend() == "jax":
+        optimizer.build(variables)
+        before = [[v.value for v in some] for some in (optimizer.variables, variables)]
+        new = optimizer.stateless_apply(before[0], gradients, before[1])
+        for variable, value in zip([*variables, *optimizer.variables], itertools.chain(*new)):
+            variable.assign(value)
+    elif backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            optimizer.apply(gradients, variables)
+    else:
+        optimizer.apply(gradients, variables)
 
 
 def fit(model, *callbacks, epochs=4, batch_size=16, n=256, **kwargs):

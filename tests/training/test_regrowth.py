@@ -8,28 +8,10 @@ import pytest
 from keras import ops
 
 import kprune
-from kprune.pruning import LAMP, RigL
-from tests.helpers.training import compiled, data, kernels, mlp, zeros
+from kprune.pruning import LAMP, SET, RigL
+from tests.helpers.training import apply_step, compiled, data, kernels, mlp, zeros
 
 SCHEDULE = kprune.ConstantSparsity(0.5, begin_step=0, end_step=30, frequency=10)
-
-
-def _apply(optimizer, gradients, variables):
-    """One step with these gradients, the way `fit` makes it."""
-    gradients = [ops.convert_to_tensor(gradient) for gradient in gradients]
-    if keras.backend.backend() == "jax":
-        optimizer.build(variables)
-        before = [[v.value for v in some] for some in (optimizer.variables, variables)]
-        new = optimizer.stateless_apply(before[0], gradients, before[1])
-        for variable, value in zip([*variables, *optimizer.variables], itertools.chain(*new)):
-            variable.assign(value)
-    elif keras.backend.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
-            optimizer.apply(gradients, variables)
-    else:
-        optimizer.apply(gradients, variables)
 
 
 def _numpy(variable):
@@ -41,12 +23,12 @@ def test_the_lowest_are_exchanged_for_those_of_the_largest_gradients():
     gradient = np.array([[0.1, 0.1, 0.1, 3.0], [0.0, 0.1, -5.0, 1.0]], "float32")
     kernel = keras.Variable(value, name="kernel")
     optimizer = kprune.PruningOptimizer(keras.optimizers.SGD(0.0), SCHEDULE, regrowth=RigL(0.5))
-    _apply(optimizer, [gradient], [kernel])
+    apply_step(optimizer, [gradient], [kernel])
     # Of 4 that stay, the cosine leaves 2 to be exchanged: of 5 and 6 for those of 5.0 and 3.0.
     (mask,) = optimizer.masks().values()
     np.testing.assert_array_equal(_numpy(mask), [[1, 1, 0, 1], [0, 0, 1, 0]])
     for _ in range(9):
-        _apply(optimizer, [gradient], [kernel])
+        apply_step(optimizer, [gradient], [kernel])
     assert np.count_nonzero(_numpy(kernel)) == 4
 
 
@@ -62,7 +44,7 @@ def test_what_comes_back_begins_anew(optimizer):
     optimizer = kprune.PruningOptimizer(optimizer(), SCHEDULE, regrowth=RigL(0.9))
     before, seen = np.ones((6, 5), bool), 0
     for step in range(1, 31):
-        _apply(optimizer, [random.normal(size=(6, 5)).astype("float32")], [kernel])
+        apply_step(optimizer, [random.normal(size=(6, 5)).astype("float32")], [kernel])
         (mask,) = map(_numpy, optimizer.masks().values())
         slots = [v for v in optimizer.base_optimizer.variables if tuple(v.shape) == (6, 5)]
         assert slots
@@ -148,9 +130,39 @@ def test_within_loss_scaling():
         keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0), SCHEDULE, regrowth=RigL()
     )
     for _ in range(3):
-        _apply(optimizer, [np.ones((4, 4), "float32")], [kernel])
+        apply_step(optimizer, [np.ones((4, 4), "float32")], [kernel])
     (mask,) = map(_numpy, optimizer.masks().values())
     slots = [v for v in inner.variables if tuple(v.shape) == (4, 4)]
     assert len(slots) == 2
     assert all((_numpy(slot)[~mask] == 0).all() for slot in slots)
     assert all((_numpy(slot)[mask] != 0).all() for slot in slots)
+
+
+def test_what_comes_at_random():
+    """Another choice at each step and of each seed, of everything alike, the total as asked."""
+    weight = ops.zeros((40, 50))
+    draws = [
+        _numpy(SET(seed=seed).scores(weight, None, step)) for seed in (0, 1) for step in (1, 2)
+    ]
+    for draw in draws:
+        assert draw.min() >= 0
+        assert np.quantile(draw, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.05)
+        assert len(np.unique(draw)) > 1990
+    for one, other in itertools.combinations(draws, 2):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+    neighbours = draws[0].ravel()
+    assert abs(np.corrcoef(neighbours[1:], neighbours[:-1])[0, 1]) < 0.1
+    np.testing.assert_array_equal(draws[0], _numpy(SET().scores(weight, None, 1)))
+
+
+def test_random_regrowth_in_fit():
+    model, (x, y) = compiled(mlp()), data()
+    first = kernels(model)
+    schedule = kprune.ConstantSparsity(0.8, begin_step=0, end_step=40, frequency=4)
+    pruning = kprune.Pruning(schedule=schedule, regrowth=SET(0.5))
+    model.fit(x, y, epochs=4, batch_size=16, verbose=0, callbacks=[pruning])
+    for (name, value), mask in zip(first.items(), model.optimizer.masks().values(), strict=True):
+        mask = _numpy(mask)
+        assert (~mask).sum() == round(0.8 * value.size)
+        largest = np.abs(value) >= np.sort(np.abs(value).ravel())[-mask.sum()]
+        assert (mask & ~largest).sum() > 0.1 * mask.sum(), name
