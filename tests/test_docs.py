@@ -108,7 +108,7 @@ def test_what_contributors_are_told_to_write_works(capsys):
     names = run(CONTRIBUTING)
     weight = keras.ops.array([[2.0, -2.0], [1.0, 0.5]])
     gradient = keras.ops.array([[-1.0, 1.0], [-1.0, 1.0]])
-    scores = names["Movement"]()(weight, gradient)
+    scores = names["Shrinking"]()(weight, gradient)
     assert keras.ops.convert_to_numpy(scores).tolist() == [[2.0, 2.0], [1.0, 0.0]]
     assert names["small"].count_params() <= 0.52 * names["model"].count_params()
     assert names["small"].layers[1].gamma.shape == (names["small"].layers[0].units,)

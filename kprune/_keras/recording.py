@@ -11,7 +11,7 @@ from keras.src.backend.common.variables import Variable
 
 from kprune._keras.graph import nodes_by_depth, operation_class
 from kprune._keras.layers import flatten_layers, takes_training
-from kprune._system.replaced import replaced
+from kprune._system.replaced import removed, replaced
 
 _lock = threading.RLock()
 _OPERATORS = {
@@ -139,22 +139,8 @@ def _traced(inlined, source):
         for name, function in _OPERATORS.items():
             own = getattr(Variable, name)
             stack.enter_context(replaced(Variable, name, _operator(own, function)))
-        stack.enter_context(_without(keras.KerasTensor, "__jax_array__"))
+        stack.enter_context(removed(keras.KerasTensor, "__jax_array__"))
         yield
-
-
-@contextlib.contextmanager
-def _without(owner, name):
-    """A scope in which a class lacks an attribute that it may have itself."""
-    if name not in vars(owner):
-        yield
-        return
-    original = vars(owner)[name]
-    delattr(owner, name)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 def _symbolic(structure):

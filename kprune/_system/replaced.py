@@ -1,4 +1,4 @@
-"""A function of somebody else's module, replaced for a while."""
+"""An attribute of somebody else's module or class, replaced or removed for a while."""
 
 import contextlib
 
@@ -14,6 +14,25 @@ def replaced(owner, name, new):
     """
     original = getattr(owner, name)
     setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
+def removed(owner, name):
+    """A scope in which a class lacks an attribute, if it has it itself; all threads see it.
+
+    Args:
+        owner: a class.
+        name: str, the attribute's.
+    """
+    if name not in vars(owner):
+        yield
+        return
+    original = vars(owner)[name]
+    delattr(owner, name)
     try:
         yield
     finally:

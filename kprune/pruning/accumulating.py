@@ -93,7 +93,8 @@ class Movement(AccumulatingCriterion):
     masked weights go on learning unseen; here they stay zero.
 
     Scores are that sum in the same order, above 0: those of weights that moved towards zero are
-    in (0, 1), those of the others above 1.
+    in (0, 1), those of the others above 1. Of a block or channel, whose weights' scores are summed,
+    those that moved away from zero decide.
 
     Example: a large weight that shrinks goes before a small one that grows.
 

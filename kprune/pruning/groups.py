@@ -137,7 +137,7 @@ class Group:
         setting = self.setting
         scores = scores or setting.criterion
         gradients = gradients or [None] * len(values)
-        given = zip(values, gradients, *([] if accumulated is None else [accumulated]))
+        given = scored(values, gradients, accumulated)
         shapes = [tuple(weight.variable.shape) for weight in self.weights]
         axes = [weight.axes for weight in self.weights]
         units, counts = [], []
@@ -246,6 +246,12 @@ class Group:
         known = {id(variable) for variable in variables}
         weights = tuple(w for w in self.weights if id(w.variable) in known)
         return dataclasses.replace(self, weights=weights) if weights else None
+
+
+def scored(values, gradients=None, accumulated=None):
+    """Return, for each weight, what its criterion is called on; a list of tuples of tensors."""
+    gradients = gradients or [None] * len(values)
+    return list(zip(values, gradients, *([] if accumulated is None else [accumulated])))
 
 
 def _rounds_to_all(pattern, weight, sparsity):

@@ -15,7 +15,7 @@ from kprune.graphs.weights import INPUT_OUTPUT, weights_of
 from kprune.pruning.allocation import Global, Uniform
 from kprune.pruning.criteria import Magnitude
 from kprune.pruning.exact_count import lowest_pruned
-from kprune.pruning.groups import Group
+from kprune.pruning.groups import Group, scored
 from kprune.pruning.patterns import Pattern
 from kprune.structured.budget import Sizes, check_counts
 from kprune.structured.graph import ChannelGraph
@@ -129,14 +129,11 @@ class ChannelMasks(Group):
 
     channel_groups: tuple = ()
 
-    def masks(self, values, sparsity, gradients=None, scores=None):
+    def masks(self, values, sparsity, gradients=None, scores=None, accumulated=None):
         """Return the mask of each weight at a sparsity; see `Group.masks`."""
         criterion = scores or self.setting.criterion
-        gradients = gradients or [None] * len(values)
-        of = {
-            id(weight.variable): (value, gradient)
-            for weight, value, gradient in zip(self.weights, values, gradients)
-        }
+        given = scored(values, gradients, accumulated)
+        of = {id(weight.variable): each for weight, each in zip(self.weights, given)}
         known = {}
 
         def scores_of(variable):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kprune._keras import backend, optimizers
+from kprune.training import gradients
 from kprune.training.state import chain, loss_scale
 
 
@@ -19,8 +20,8 @@ class Accumulators(keras.Layer):
 
     Args:
         optimizer: the `PruningOptimizer` that is being built, to which the variables are added;
-            None for what only waits for a file, see `await_file`.
-        groups: list of `Group`s.
+            None before that, when these only keep what is loaded.
+        groups: list of its `Group`s.
         earlier: list of arrays, what they begin with; of other shapes, they begin with zeros.
     """
 
@@ -38,7 +39,7 @@ class Accumulators(keras.Layer):
         ]
         # As attributes, variables would be tracked as weights of the layer.
         self._own, self._found = lambda: own, lambda: found
-        self._loaded: Any = list
+        self._loaded: Any = lambda: list(earlier)
 
     @property
     def own(self):
@@ -46,37 +47,37 @@ class Accumulators(keras.Layer):
         return self._own()
 
     def values(self):
-        """Return what is accumulated, or was loaded, as a list of arrays."""
-        return self._loaded() or [ops.convert_to_numpy(variable) for variable in self.own]
+        """Return what is accumulated, or waits to be, as a list of arrays."""
+        return [ops.convert_to_numpy(variable) for variable in self.own] or self._loaded()
 
     def read(self, number):
         """Return the values of one group as a list of tensors; None if it accumulates nothing."""
         found = self._found()[number]
         return None if found is None else [backend.read(variable) for variable in found]
 
-    def add(self, number, group, gradients, optimizer):
+    def add(self, optimizer, grads, trainable_variables):
         """Accumulate the gradients of one step, of the weights as they are.
 
         Args:
-            number: int, the group's.
-            group: a `Group`.
-            gradients: list of tensors, for its weights.
-            optimizer: the wrapped optimizer, which may scale the loss.
+            optimizer: the `PruningOptimizer`.
+            grads: list of tensors, or None for some.
+            trainable_variables: list of the variables that they are of.
         """
-        known = {id(variable) for variable in self.own}
-        scale, variables, values = loss_scale(optimizer), [], []
-        for variable, weight, gradient in zip(
-            self._found()[number] or [], group.weights, gradients
-        ):
-            if id(variable) in known:
-                gradient = ops.cast(gradient, "float32") / scale
-                # What overflowed is left out, as the step is.
-                gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
-                value = ops.cast(backend.read(weight.variable), "float32")
-                variables.append(variable)
-                values.append(
-                    group.setting.criterion.accumulate(backend.read(variable), value, gradient)
-                )
+        own, variables, values = {id(variable) for variable in self.own}, [], []
+        for group, found in zip(optimizer.groups, self._found()):
+            if found is None:
+                continue
+            scale = loss_scale(optimizer.base_optimizer)
+            of_group = gradients.of_group(optimizer, group, grads, trainable_variables)
+            for variable, weight, gradient in zip(found, group.weights, of_group):
+                if id(variable) in own:
+                    gradient = ops.cast(gradient, "float32") / scale
+                    # What overflowed is left out, as the step is.
+                    gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
+                    before = backend.read(variable)
+                    value = ops.cast(backend.read(weight.variable), "float32")
+                    variables.append(variable)
+                    values.append(group.setting.criterion.accumulate(before, value, gradient))
         backend.assign_all(variables, values)
 
     def save_own_variables(self, store: Any) -> None:
@@ -103,10 +104,12 @@ def await_file(optimizers):
             optimizer.accumulators = Accumulators()
 
 
-def earlier(optimizer):
-    """Take from an optimizer that is to be wrapped what was accumulated; a list of arrays."""
-    found = vars(optimizer).pop("accumulators", None)
-    return [] if found is None else found.values()
+def taken(optimizer):
+    """Return what an optimizer has, for one that is to be built in its place; `Accumulators`."""
+    found = vars(optimizer).get("accumulators")
+    if not hasattr(optimizer, "base_optimizer"):
+        vars(optimizer).pop("accumulators", None)  # Of `await_file`: it is plain again.
+    return Accumulators(earlier=[] if found is None else found.values())
 
 
 def _of_weight(optimizer, criterion, variable, own, earlier):

@@ -10,7 +10,7 @@ from kprune._keras.optimizers import trained_variables
 from kprune.graphs.weights import is_built, sparsity_of
 from kprune.pruning.groups import check_finite, pruned_share
 from kprune.pruning.plan import Before
-from kprune.training.accumulators import await_file, earlier
+from kprune.training.accumulators import await_file, taken
 from kprune.training.finish import finish
 from kprune.training.mechanism import Mechanism, register
 from kprune.training.optimizers import optimizers_in, replace_optimizers
@@ -153,7 +153,7 @@ class InstallsMasks(keras.callbacks.Callback):
             waiting = same_fit and not previous.built
             before = Before(previous.plan if waiting else previous.groups, same_fit)
         new = PruningOptimizer.by_plan(base, self.plan(run, before))
-        new.fit, new.earlier = fit, earlier(optimizer)
+        new.fit, new.accumulators = fit, taken(optimizer)
         self._runs[id(new)] = run
         return new
 

@@ -122,8 +122,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             self.plan = Given(selection.group(weights_of(model), default, layers, model))
         self._groups: list = []
         self._masks: list = []
-        self.accumulators: Any = None
-        self.earlier: list = []  # What was accumulated before this wraps the optimizer.
+        self.accumulators = Accumulators()
         self.fit = None  # The history of the `fit` that it was made in.
         self.installation = None
 
@@ -160,9 +159,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         self._masks = [
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
-        if any(group.setting.criterion.accumulates for group in self._groups):
-            self.accumulators = Accumulators(self, self._groups, self.earlier)
-        self.earlier = []
+        self.accumulators = Accumulators(self, self._groups, self.accumulators.values())
         self.built = True
         scope = backend.readable(trained)
         if scope is not None:
@@ -230,7 +227,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         if any(group.setting.needs_gradient for group in self._groups):
             grads = backend.mean_over_replicas(grads)
         try:
-            self._accumulate(grads, variables)
+            self.accumulators.add(self, grads, variables)
             with held(ZEROS):
                 self.base_optimizer.apply(
                     gradients.masked(self, grads, variables), trainable_variables
@@ -262,7 +259,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         with keras.StatelessScope(state_mapping=list(zip(known, values))) as scope:
             before = backend.read(self.iterations)
             masked = gradients.masked(self, grads, trained)
-            self._accumulate(list(grads), trained)
+            self.accumulators.add(self, list(grads), trained)
         own_values = [scope.get_current_value(v) for v in own]
         with held(ZEROS):
             trainable_variables, base_values = self.base_optimizer.stateless_apply(
@@ -276,13 +273,6 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             [scope.get_current_value(v) for v in trained],
             [scope.get_current_value(v) for v in self.variables],
         )
-
-    def _accumulate(self, grads, trainable_variables):
-        if self.accumulators is not None:
-            for i, group in enumerate(self._groups):
-                if group.setting.criterion.accumulates:
-                    found = gradients.of_group(self, group, grads, trainable_variables)
-                    self.accumulators.add(i, group, found, self.base_optimizer)
 
     def _prune(self, before, grads, trainable_variables):
         step = backend.read(self.iterations)
@@ -300,9 +290,8 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
             values = [backend.read(v) for v in variables]
             found = gradients.of_group(self, group, grads, trainable_variables)
-            regrowth, options = group.setting.regrowth, {}
-            if self.accumulators is not None:
-                options["accumulated"] = self.accumulators.read(number)
+            regrowth = group.setting.regrowth
+            options = {"accumulated": self.accumulators.read(number)}
             if regrowth is not None:
                 options["exchanged"] = regrowth.share(step, group.setting.schedule)
                 options["step"] = step
@@ -348,8 +337,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         return [mask for masks in self._masks for mask in masks]
 
     def _own_variables(self):
-        accumulated = [] if self.accumulators is None else self.accumulators.own
-        return [*self.mask_variables, *accumulated]
+        return [*self.mask_variables, *self.accumulators.own]
 
     @property
     def variables(self) -> list[keras.Variable]:

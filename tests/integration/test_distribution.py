@@ -17,6 +17,7 @@ for policy, criterion, built in (
     ("float32", kprune.Magnitude(), False),
     ("float32", kprune.Taylor(), True),
     ("mixed_float16", kprune.Magnitude(), True),
+    ("mixed_float16", kprune.pruning.Movement(), True),
 ):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(policy)
@@ -27,7 +28,9 @@ for policy, criterion, built in (
               callbacks=[kprune.Pruning(0.9, criterion=criterion)])
     assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
     masks = model.optimizer.masks().values()
-    for variable in [*masks, *model.trainable_variables]:
+    own = model.optimizer.accumulators.own
+    assert all(variable.numpy().any() for variable in own)
+    for variable in [*masks, *own, *model.trainable_variables]:
         replicas = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
         assert len(replicas) == 2
         np.testing.assert_array_equal(*replicas)
@@ -137,7 +140,7 @@ def run(script, pytestconfig):
 def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
-    assert run(MIRRORED, pytestconfig).count("ok") == 3
+    assert run(MIRRORED, pytestconfig).count("ok") == 4
 
 
 @pytest.mark.slow

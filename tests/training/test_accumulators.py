@@ -35,6 +35,20 @@ def test_in_fit_the_sparsity_is_what_was_asked(kind, optimizer):
     kprune.strip_pruning(model)
 
 
+@pytest.mark.parametrize(
+    "pattern", [kprune.Channels(round_to=1), kprune.Block((2, 1)), kprune.NM(2, 4)], ids=str
+)
+def test_every_pattern(pattern):
+    model = compiled(mlp(), "sgd")
+    fit(model, kprune.Pruning(0.5, criterion=Movement(), pattern=pattern))
+    assert all(value.any() for value in _values(model.optimizer.accumulators.own))
+    if isinstance(pattern, kprune.Channels):
+        assert kprune.shrink(model).get_layer("first").units in (16, 17)
+    else:
+        found, expected = zeros(model)["second/kernel"], expected_zeros(model, 0.5)["second/kernel"]
+        assert abs(found - expected) <= 17
+
+
 def test_every_step_is_in_the_sum():
     kernel, gradients = _kernel(), _gradients(3)
     optimizer = kprune.PruningOptimizer(keras.optimizers.SGD(0.0), SCHEDULE, Movement())
@@ -86,7 +100,7 @@ def test_fisher_uses_the_means_that_the_optimizer_has(base, own):
 def test_nothing_is_kept_for_what_accumulates_nothing():
     optimizer = kprune.PruningOptimizer(keras.optimizers.SGD(), SCHEDULE, kprune.Taylor())
     optimizer.build([_kernel()])
-    assert optimizer.accumulators is None
+    assert not optimizer.accumulators.own
     assert len(optimizer.variables) == len(optimizer.base_optimizer.variables) + 1
 
 
@@ -174,3 +188,47 @@ def test_a_second_fit_goes_on():
     assert all(value.any() for value in end)
     for before, after in zip(end, second, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_a_backup_goes_on(tmp_path):
+    kept = {}
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self, stop):
+            super().__init__()
+            self.stop = stop
+
+        def on_epoch_begin(self, epoch, logs=None):
+            kept.setdefault(f"begin {epoch}", _values(self.model.optimizer.accumulators.own))
+            if epoch == self.stop:
+                raise KeyboardInterrupt
+
+    def train(stop=None):
+        callbacks = [kprune.Pruning(0.5, criterion=Movement()), Watch(stop)]
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        fit(compiled(mlp(), "sgd"), *callbacks, backup, epochs=3)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(stop=2)
+    before = kept.pop("begin 2")
+    assert all(value.any() for value in before)
+    train()
+    for one, other in zip(before, kept["begin 2"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_file_is_loaded_before_it_is_built(tmp_path):
+    def wrapped(model):
+        return kprune.PruningOptimizer(keras.optimizers.SGD(0.1), SCHEDULE, Movement(), model=model)
+
+    models = [compiled(mlp(), "sgd"), compiled(mlp(), "sgd")]
+    optimizers = [wrapped(model) for model in models]
+    optimizers[0].build(models[0].trainable_variables)
+    for i, variable in enumerate(optimizers[0].accumulators.own):
+        variable.assign(np.full(variable.shape, i + 1.0))
+    store = {}
+    optimizers[0].accumulators.save_own_variables(store)
+    optimizers[1].accumulators.load_own_variables(store)
+    optimizers[1].build(models[1].trainable_variables)
+    for i, value in enumerate(_values(optimizers[1].accumulators.own)):
+        np.testing.assert_array_equal(value, np.full(value.shape, i + 1.0))
