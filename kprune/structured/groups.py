@@ -131,12 +131,23 @@ def find_groups(graph):
 
 def _counts(arrays):
     """From each label in some arrays to a tuple of `(number of the array, how often)`."""
-    found = collections.defaultdict(list)
-    for i, labels in enumerate(arrays):
-        for root, count in zip(*(a.tolist() for a in np.unique(labels, return_counts=True))):
-            if root != FIXED:
-                found[root].append((i, count))
-    return {root: tuple(where) for root, where in found.items()}
+    labels = np.concatenate([np.zeros(0, int), *arrays])
+    sources = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+    labels, sources = labels[labels != FIXED], sources[labels != FIXED]
+    both, counts = np.unique(labels * len(arrays) + sources, return_counts=True)
+    labels, sources = np.divmod(both, len(arrays) or 1)
+    roots, starts = np.unique(labels, return_index=True)
+    ends = [*starts[1:].tolist(), len(labels)]
+    # Few of these tuples differ: as bytes they are compared without being made.
+    pairs = np.stack([sources, counts], axis=1).astype("int64")
+    size, data, made = pairs[:1].nbytes or 16, pairs.tobytes(), {}
+    found = {}
+    for root, start, end in zip(roots.tolist(), starts.tolist(), ends):
+        key = data[start * size : end * size]
+        if key not in made:
+            made[key] = tuple(map(tuple, pairs[start:end].tolist()))
+        found[root] = made[key]
+    return found
 
 
 def _group(roots, where, reasons, counted, slots, widths):

@@ -63,8 +63,7 @@ class Labels:
 
     def tie_rows(self, labels):
         """Tie the rows of labels [rows, n] column by column; return the first row."""
-        for row in labels[1:]:
-            self.union(labels[0], row)
+        self.union(np.tile(labels[0], len(labels) - 1), labels[1:].ravel())
         return labels[0]
 
     def freeze(self, labels, reason):

@@ -382,13 +382,13 @@ def _along_one_axis(depends, numbers, wanted=None):
 
 def _classes(pairs, numbers):
     """How many sets of codes remain when those that meet in a position are tied."""
-    labels, offsets, first = Labels(), {}, {}
+    labels, offsets = Labels(), {}
     for source, _, _ in pairs:
         offsets[source] = labels.new(numbers[source])
-    seen = []
-    for source, positions, codes in pairs:
-        mine = offsets[source][codes]
-        seen.append(mine)
-        for position, label in zip(positions.tolist(), mine.tolist()):
-            labels.union([first.setdefault(position, label)], [label])
-    return len(np.unique(labels.find(np.concatenate(seen)))) if seen else 0
+    if not pairs:
+        return 0
+    seen = np.concatenate([offsets[source][codes] for source, _, codes in pairs])
+    positions = np.concatenate([positions for _, positions, _ in pairs])
+    _, first, position = np.unique(positions, return_index=True, return_inverse=True)
+    labels.union(seen[first][position], seen)
+    return len(np.unique(labels.find(seen)))
