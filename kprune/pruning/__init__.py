@@ -5,6 +5,12 @@ from kprune.pruning.allocation import LAMP, Allocation, ErdosRenyiKernel, Global
 from kprune.pruning.criteria import Criterion, Importance, L2Norm, Magnitude, Random, Taylor
 from kprune.pruning.masks import compute_mask
 from kprune.pruning.patterns import NM, Block, Pattern, Unstructured
+from kprune.pruning.penalties import (
+    DensityPenalty,
+    GrowingRegularization,
+    Lasso,
+    Penalty,
+)
 from kprune.pruning.regrowth import SET, Regrowth, RigL
 from kprune.pruning.schedules import ConstantSparsity, PolynomialDecay, PruningSchedule
 
@@ -17,14 +23,18 @@ __all__ = [
     "Block",
     "ConstantSparsity",
     "Criterion",
+    "DensityPenalty",
     "ErdosRenyiKernel",
     "Fisher",
     "Global",
+    "GrowingRegularization",
     "Importance",
     "L2Norm",
+    "Lasso",
     "Magnitude",
     "Movement",
     "Pattern",
+    "Penalty",
     "PolynomialDecay",
     "PruningSchedule",
     "Random",

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kprune._system.type_aliases import Tensor
-from kprune.pruning.criteria import Criterion
+from kprune.pruning.criteria import Criterion, above_zeros
 
 
 class AccumulatingCriterion(Criterion):
@@ -55,7 +55,7 @@ class AccumulatingCriterion(Criterion):
         if accumulated is None:
             gradient = ops.cast(gradient, "float32")
             accumulated = self.accumulate(ops.zeros_like(weight), weight, gradient)
-        return ops.where(weight == 0, 0.0, self.score(weight, accumulated))
+        return above_zeros(weight, self.score(weight, accumulated))
 
 
 @keras.saving.register_keras_serializable(package="kprune")

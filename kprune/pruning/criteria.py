@@ -8,6 +8,8 @@ from keras import ops
 from kprune._system.type_aliases import Tensor
 from kprune.pruning.configurable import Configurable
 
+_SMALLEST = 1e-30
+
 
 class Criterion(Configurable):
     """Base class: gives every weight a score >= 0; the lowest scores are pruned.
@@ -42,6 +44,14 @@ class Criterion(Configurable):
     def combine(self, total: Tensor) -> Tensor:
         """Turn the sum of the scores of a channel's weights into the channel's score."""
         return total
+
+
+def above_zeros(weight, scores):
+    """Return float32 scores >= 0 with which a weight that is zero goes before any other.
+
+    Else one that is pruned would come back, as a zero, for one whose gradient happens to be zero.
+    """
+    return ops.where(weight == 0, 0.0, ops.maximum(scores, _SMALLEST))
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -79,7 +89,7 @@ class Importance(Criterion):
 
     def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
         size = ops.abs(ops.cast(weight, "float32"))
-        return size / ops.maximum(ops.sum(size), 1e-30)
+        return size / ops.maximum(ops.sum(size), _SMALLEST)
 
 
 @keras.saving.register_keras_serializable(package="kprune")
@@ -121,9 +131,9 @@ class Taylor(Criterion):
     Example: a large weight that hardly changes the loss goes before a small one that does.
 
     >>> weight = keras.ops.array([0.5, -0.25, 4.0, 1.0])
-    >>> gradient = keras.ops.array([1.0, 8.0, -0.0625, 0.0])
+    >>> gradient = keras.ops.array([1.0, 8.0, -0.0625, 0.125])
     >>> keras.ops.convert_to_numpy(kprune.Taylor()(weight, gradient)).tolist()
-    [0.5, 2.0, 0.25, 0.0]
+    [0.5, 2.0, 0.25, 0.125]
 
     At sparsity 0.5 `kprune.Pruning(0.5, criterion=kprune.Taylor())` keeps the first two;
     `Magnitude` would keep the last two.
@@ -132,7 +142,8 @@ class Taylor(Criterion):
     needs_gradient = True
 
     def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
-        return ops.abs(weight * ops.cast(gradient, weight.dtype))
+        weight = ops.cast(weight, "float32")
+        return above_zeros(weight, ops.abs(weight * ops.cast(gradient, "float32")))
 
 
 @keras.saving.register_keras_serializable(package="kprune")

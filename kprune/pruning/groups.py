@@ -9,6 +9,7 @@ from kprune.graphs.weights import Weight, count_zeros
 from kprune.pruning.allocation import Allocation, Uniform, check_allocation
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.patterns import NM, Block, Pattern, Unstructured, check_pattern
+from kprune.pruning.penalties import Penalty
 from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import PruningSchedule, check_schedule, check_sparsity
 
@@ -35,6 +36,7 @@ class Setting:
     pattern: Pattern = dataclasses.field(default_factory=Unstructured)
     allocation: Allocation = dataclasses.field(default_factory=Uniform)
     regrowth: Regrowth | None = None
+    penalty: Penalty | None = None
 
     @property
     def needs_gradient(self):
@@ -71,6 +73,7 @@ class Setting:
             )
         check_allocation(self.allocation)
         self._check_regrowth()
+        self._check_penalty()
         if isinstance(self.pattern, NM) and self.final_sparsity is not None:
             self.pattern.check_sparsity(self.final_sparsity)
         if self.final_sparsity is not None:
@@ -94,6 +97,26 @@ class Setting:
             raise ValueError(
                 "Regrowth needs a schedule that ends, so that what has come back is trained: give "
                 f"it an `end_step`. Received: schedule={self.schedule!r}"
+            )
+
+    def _check_penalty(self):
+        if self.penalty is None:
+            return
+        if not isinstance(self.penalty, Penalty):
+            raise TypeError(
+                "`penalty` must be a kprune penalty, such as kprune.pruning.Lasso(0.01). "
+                f"Received: {self.penalty!r}"
+            )
+        if isinstance(self.pattern, NM):
+            raise TypeError(
+                "Penalties are for single weights, blocks and channels. "
+                f"Received: penalty={self.penalty!r} with pattern={self.pattern!r}"
+            )
+        if self.penalty.of_pruned and self.asks and not self.final_sparsity:
+            raise ValueError(
+                f"{self.penalty} needs a sparsity, or a schedule that names its `final_sparsity`, "
+                "by which to tell what will be pruned. "
+                f"Received: schedule={self.schedule!r}, sparsity={self.sparsity!r}"
             )
 
 
@@ -156,6 +179,34 @@ class Group:
             units, counts, shapes, sparsity, [s for s in known if s is not None]
         )
         return [setting.pattern.expand(m, s, ax) for m, s, ax in zip(masks, shapes, axes)]
+
+    def penalized(self, values, amount, pruned=None):
+        """Return the weights' values, drawn towards zero by the setting's penalty.
+
+        Args:
+            values: list of tensors.
+            amount: float32 scalar tensor, as of `Penalty.factors`.
+            pruned: list of bool tensors, the weights that it acts on; None for all.
+        """
+        factors = self._factors(values, amount)
+        if pruned is not None:
+            factors = [ops.where(gone, factor, 1.0) for gone, factor in zip(pruned, factors)]
+        # A product would make -0 of what is below zero.
+        return [
+            ops.where(factor == 0, 0.0, value * ops.cast(factor, value.dtype))
+            for value, factor in zip(values, factors)
+        ]
+
+    def _factors(self, values, amount):
+        pattern, penalty = self.setting.pattern, self.setting.penalty
+        return [
+            pattern.expand(
+                penalty.of_units(pattern.sizes(value, weight.axes), amount),
+                tuple(weight.variable.shape),
+                weight.axes,
+            )
+            for value, weight in zip(values, self.weights)
+        ]
 
     def _coming(self, values, gradients, step):
         """The scores by which regrowth chooses, of the units of each weight."""
@@ -263,6 +314,20 @@ def pruned_share(groups):
     """Return the share of what the `Group`s prune, weights or channels, that is zero now."""
     counts = [one.count() for one in groups]
     return sum(pruned for pruned, _ in counts) / max(sum(total for _, total in counts), 1)
+
+
+def near_zero_share(groups):
+    """Return the share of the weights under a penalty that are zero, or next to it, now.
+
+    Next to zero is what is smaller than a hundredth of the root mean square of its variable.
+    """
+    small, total = 0, 0
+    for weight in (w for group in groups if group.setting.penalty for w in group.weights):
+        size = ops.abs(ops.cast(backend.read(weight.variable), "float32"))
+        limit = 0.01 * ops.sqrt(ops.mean(ops.square(size)))
+        small += int(backend.count_true(size <= limit))
+        total += weight.size
+    return small / max(total, 1)
 
 
 def check_finite(weights):

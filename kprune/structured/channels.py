@@ -149,6 +149,22 @@ class ChannelMasks(Group):
         ]
         return self._spread(kept)
 
+    def _factors(self, values, amount):
+        """What each weight is multiplied by: wherever a channel is made, scaled or shifted."""
+        value_of = {id(weight.variable): value for weight, value in zip(self.weights, values)}
+        factors = []
+        for group in self.channel_groups:
+            squares, entries = ops.zeros((group.channels,)), ops.zeros((group.channels,))
+            for slot in _made_in(group):
+                value = value_of.get(id(slot.use.variable))
+                if value is not None:
+                    value = ops.cast(value, "float32")
+                    squares = squares + channel_sums(slot, ops.square(value), group.channels)
+                    entries = entries + channel_sums(slot, ops.ones_like(value), group.channels)
+            sizes = ops.sqrt(squares / ops.maximum(entries, 1.0))
+            factors.append(self.setting.penalty.of_units(sizes, amount))
+        return self._spread(factors, 1.0, ops.multiply, _made_in)
+
     def _counts(self, ranked, sparsity):
         """How many channels each group loses."""
         total = sum(group.channels for group in self.channel_groups)
@@ -170,22 +186,28 @@ class ChannelMasks(Group):
         distance = ops.abs(allowed - ops.cast(ops.round(gone), "int32"))
         return ops.take(allowed, ops.argmin(distance))
 
-    def _spread(self, kept):
-        """The mask of each weight, from which channels of each group stay."""
-        masks = {id(weight.variable): True for weight in self.weights}
-        for group, channels in zip(self.channel_groups, kept):
-            # Positions of other channels, of index -1, stay.
-            padded = ops.concatenate([channels, ops.ones((1,), "bool")])
-            for slot in group.slots:
+    def _spread(self, of_channels, others=True, join=ops.logical_and, places=None):
+        """For each weight a tensor of its shape, from one value for each channel of each group.
+
+        Args:
+            of_channels: list of tensors [channels], for each group.
+            others: what stands for positions of other channels.
+            join: function of two tensors, for positions that are of channels along two axes.
+            places: function from a group to its slots that matter; all by default.
+        """
+        found = {id(weight.variable): others for weight in self.weights}
+        for group, values in zip(self.channel_groups, of_channels):
+            # Positions of other channels have the index -1.
+            padded = ops.concatenate([values, ops.full((1,), others, values.dtype)])
+            for slot in group.slots if places is None else places(group):
                 key = id(slot.use.variable)
-                if key in masks:
+                if key in found:
                     shape = [1] * len(slot.use.variable.shape)
                     shape[slot.axis] = -1
                     index = ops.convert_to_tensor(slot.index % (group.channels + 1), "int32")
-                    mask = ops.reshape(ops.take(padded, index), shape)
-                    masks[key] = ops.logical_and(masks[key], mask)
+                    found[key] = join(found[key], ops.reshape(ops.take(padded, index), shape))
         return [
-            ops.broadcast_to(masks[id(weight.variable)], weight.variable.shape)
+            ops.broadcast_to(found[id(weight.variable)], weight.variable.shape)
             for weight in self.weights
         ]
 
@@ -265,3 +287,8 @@ class ChannelMasks(Group):
             return self._spread(self._alive())
         values = [backend.read(weight.variable) for weight in self.weights]
         return self.masks(values, sparsity, scores=Magnitude())
+
+
+def _made_in(group):
+    """The slots where a group's channels are made, scaled or shifted; not those that take them."""
+    return [slot for slot in group.slots if slot.use.variable is not None and not slot.takes]

@@ -8,7 +8,7 @@ from kprune._keras import backend
 from kprune._keras.fit import run_last
 from kprune._keras.optimizers import trained_variables
 from kprune.graphs.weights import is_built, sparsity_of
-from kprune.pruning.groups import check_finite, pruned_share
+from kprune.pruning.groups import check_finite, near_zero_share, pruned_share
 from kprune.pruning.plan import Before
 from kprune.training.accumulators import await_file, taken
 from kprune.training.finish import finish
@@ -133,6 +133,8 @@ class InstallsMasks(keras.callbacks.Callback):
         if logs is not None:
             logs["sparsity"] = pruned_share(groups)
             logs["model_sparsity"] = sparsity_of(weights_besides_masks(self.model))
+            if any(group.setting.penalty is not None for group in groups):
+                logs["near_zero"] = near_zero_share(groups)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._waits:

@@ -8,6 +8,7 @@ from kprune.pruning.allocation import Allocation, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
 from kprune.pruning.patterns import Pattern, Unstructured
+from kprune.pruning.penalties import Penalty
 from kprune.pruning.plan import DuringFit
 from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import PruningSchedule, check_sparsity
@@ -73,6 +74,8 @@ class Pruning(InstallsMasks):
             most 100.
         regrowth: a `kprune.pruning.RigL`, by which masked weights may come back; None by
             default: what is pruned stays so while sparsity rises.
+        penalty: a `kprune.pruning.Penalty`, such as `Lasso(0.01)`, which draws weights towards
+            zero before they are pruned; without a sparsity it is all that acts.
 
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: nothing to
@@ -94,6 +97,7 @@ class Pruning(InstallsMasks):
         end: float = 0.7,
         frequency: int | None = None,
         regrowth: Regrowth | None = None,
+        penalty: Penalty | None = None,
     ) -> None:
         super().__init__()
         if sparsity is not None and schedule is not None:
@@ -101,6 +105,8 @@ class Pruning(InstallsMasks):
                 "Give a `sparsity` or a `schedule`, not both. "
                 f"Received: sparsity={sparsity!r}, schedule={schedule!r}"
             )
+        if penalty is not None and sparsity is None and schedule is None:
+            sparsity = 0.0
         if sparsity is None and schedule is None and not isinstance(layers, dict):
             raise ValueError("Give a `sparsity`, such as kprune.Pruning(0.9), or a `schedule`.")
         self.default = Setting(
@@ -110,6 +116,7 @@ class Pruning(InstallsMasks):
             pattern or Unstructured(),
             allocation or Uniform(),
             regrowth,
+            penalty,
         ).check()
         self.layers = layers
         self.begin, self.end, self.frequency = begin, end, frequency

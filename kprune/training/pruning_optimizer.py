@@ -15,6 +15,7 @@ from kprune.pruning.allocation import Allocation, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
 from kprune.pruning.patterns import Pattern, Unstructured
+from kprune.pruning.penalties import Penalty
 from kprune.pruning.plan import ByName, Given
 from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import ConstantSparsity, PruningSchedule, check_schedule
@@ -22,6 +23,7 @@ from kprune.training import gradients
 from kprune.training.accumulators import Accumulators
 from kprune.training.at_risk import ZEROS, held, unwatch
 from kprune.training.checkpoints import SavedAsWrapped, masks_of, without
+from kprune.training.penalize import penalize
 from kprune.training.requests import remember
 from kprune.training.state import chain, mask_averages, mask_slots
 
@@ -69,6 +71,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             is prunable.
         name: str.
         regrowth: a `kprune.pruning.RigL`, by which masked weights may come back, or None.
+        penalty: a `kprune.pruning.Lasso`, which draws weights towards zero, or None.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -90,6 +93,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         model: keras.Model | None = None,
         name: str | None = None,
         regrowth: Regrowth | None = None,
+        penalty: Penalty | None = None,
     ) -> None:
         if isinstance(optimizer, PruningOptimizer):
             raise TypeError(
@@ -108,9 +112,9 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         self.criterion = criterion or Magnitude()
         self.pattern = pattern or Unstructured()
         self.allocation = allocation or Uniform()
-        self.regrowth = regrowth
+        self.regrowth, self.penalty = regrowth, penalty
         default = Setting(
-            schedule, None, self.criterion, self.pattern, self.allocation, regrowth
+            schedule, None, self.criterion, self.pattern, self.allocation, regrowth, penalty
         ).check()
         if schedule is None and layers is None:
             raise ValueError("Give a `schedule`, or `layers` with one for each.")
@@ -155,7 +159,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             setting = self._groups[0].setting
             self.schedule, self.criterion = setting.schedule, setting.criterion
             self.pattern, self.allocation = setting.pattern, setting.allocation
-            self.regrowth = setting.regrowth
+            self.regrowth, self.penalty = setting.regrowth, setting.penalty
         self._masks = [
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
@@ -288,10 +292,12 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             at_start = ops.logical_and(before == 0, group.setting.schedule(before)[0])
             # Nothing has changed while gradients accumulate, or after an overflow.
             update = ops.logical_and(step != before, ops.logical_or(update, at_start))
-            values = [backend.read(v) for v in variables]
             found = gradients.of_group(self, group, grads, trainable_variables)
             regrowth = group.setting.regrowth
             options = {"accumulated": self.accumulators.read(number)}
+            if group.setting.penalty is not None:
+                penalize(self, group, step, step != before, update, found, **options)
+            values = [backend.read(v) for v in variables]
             if regrowth is not None:
                 options["exchanged"] = regrowth.share(step, group.setting.schedule)
                 options["step"] = step
@@ -382,6 +388,7 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             "pattern": serialize(self.pattern),
             "allocation": serialize(self.allocation),
             **({"regrowth": serialize(self.regrowth)} if self.regrowth is not None else {}),
+            **({"penalty": serialize(self.penalty)} if self.penalty is not None else {}),
         }
 
     @classmethod

@@ -78,6 +78,10 @@ class Block(Pattern):
         sizes = np.outer(edge_sizes(rows, r), edge_sizes(columns, c))
         return ops.sum(scores, axis=(-3, -1)) / ops.convert_to_tensor(sizes, scores.dtype)
 
+    def sizes(self, weight: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
+        whole = self if self.pooling == "AVG" else Block(self.shape)
+        return super(Block, whole).sizes(weight, axes)
+
     def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         rows, columns = matrix_shape(shape, axes)[-2:]
         mask = ops.repeat(ops.repeat(unit_mask, self.shape[0], axis=-2), self.shape[1], axis=-1)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
@@ -16,6 +17,10 @@ class Pattern(Configurable):
     def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         """Return the scores of the units, a float tensor of any shape."""
         raise NotImplementedError
+
+    def sizes(self, weight: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
+        """Return the root of the mean square of each unit of a weight, a float32 tensor."""
+        return ops.sqrt(self.units(ops.square(ops.cast(weight, "float32")), axes))
 
     def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         """Return the mask of a weight of `shape` from the mask of its units."""

@@ -3,6 +3,7 @@
 import math
 
 import keras
+from keras import ops
 
 from kprune._system.type_aliases import Axes, Shape, Tensor
 from kprune.graphs.weights import INPUT_OUTPUT
@@ -23,6 +24,9 @@ class Unstructured(Pattern):
 
     def units(self, scores: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
         return scores
+
+    def sizes(self, weight: Tensor, axes: Axes = INPUT_OUTPUT) -> Tensor:
+        return ops.abs(ops.cast(weight, "float32"))
 
     def expand(self, unit_mask: Tensor, shape: Shape, axes: Axes = INPUT_OUTPUT) -> Tensor:
         return unit_mask
