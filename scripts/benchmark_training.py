@@ -11,8 +11,8 @@ rises along a cubic from 0 to `--sparsity` over the run. Ratios are those of a c
 step to the dense mean step of the same library in the same round; the median of the rounds is
 shown, for wall time and for CPU time of the process (all threads), which other load disturbs less.
 
-`--criteria Taylor,Movement,RigL` adds contenders that prune by these, or with that regrowth; their
-ratios are those to kprune with `Magnitude`.
+`--criteria Taylor,RigL,Lasso` adds contenders that prune by these, or with that regrowth or
+penalty; their ratios are those to kprune with `Magnitude`.
 
 Then one mask is computed for a 4096 x 4096 weight: by kprune, by a top-k of as many weights as
 are kept, and by TFMOT, which runs a top-k of all of them.
@@ -36,9 +36,12 @@ import typer
 from _start import start
 
 DENSE, KPRUNE, TF_DENSE, TFMOT = "Keras, dense", "kprune", "tf_keras, dense", "TFMOT"
-# Others are kprune with another criterion, or regrowth, and compared with kprune.
+# Others are kprune with another criterion, a regrowth or a penalty, and compared with kprune.
 BASELINES = {DENSE: DENSE, KPRUNE: DENSE, TF_DENSE: TF_DENSE, TFMOT: TF_DENSE}
-CRITERIA = ("Taylor", "Importance", "Sensitivity", "Movement", "Fisher", "Random", "RigL", "SET")
+CRITERIA = ("Taylor", "Importance", "Sensitivity", "Movement", "Fisher", "Random")
+REGROWTHS = ("RigL", "SET")
+PENALTIES = {"Lasso": 0.01, "DensityPenalty": 0.01, "GrowingRegularization": 1.0}  # Strengths.
+PARTS = (*CRITERIA, *REGROWTHS, *PENALTIES)
 TOP_K = "top_k"
 VISITS_A_CYCLE = 10
 WARMUP_STEPS = 3
@@ -85,9 +88,10 @@ class Training:
             schedule = kprune.PolynomialDecay(0.0, sparsity, 0, end, frequency=frequency)
             options, name = {}, contender.removeprefix(KPRUNE).removeprefix(" ")
             if name:
-                part = getattr(kprune.pruning, name)()
-                is_regrowth = isinstance(part, kprune.pruning.Regrowth)
-                options = {"regrowth" if is_regrowth else "criterion": part}
+                strength = [PENALTIES[name]] if name in PENALTIES else []
+                part = getattr(kprune.pruning, name)(*strength)
+                kind = "penalty" if strength else "regrowth" if name in REGROWTHS else "criterion"
+                options = {kind: part}
             self.callbacks = [kprune.Pruning(schedule=schedule, **options)]
         elif contender == TFMOT:
             from tensorflow_model_optimization.sparsity import keras as tfmot
@@ -431,7 +435,7 @@ def main(
         bool | None,
         typer.Option(help="XLA; off by default on tensorflow, where it slows CNNs on CPUs."),
     ] = None,
-    criteria: Annotated[str, typer.Option(help=f"Of {', '.join(CRITERIA)}.")] = "",
+    criteria: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS)}.")] = "",
     tfmot: Annotated[bool, typer.Option(help="Measure TFMOT and tf_keras, too.")] = True,
     json: Annotated[Path | None, typer.Option(help="Also write everything as JSON here.")] = None,
 ):
@@ -449,8 +453,8 @@ def main(
         check_sparsity(sparsity)
         widths = [_width(_size(text)) for text in weights.split(",")]
         more = list(filter(None, criteria.split(",")))
-        if set(more) - set(CRITERIA):
-            raise ValueError(f"--criteria takes {', '.join(CRITERIA)}. Received: {criteria}")
+        if set(more) - set(PARTS):
+            raise ValueError(f"--criteria takes {', '.join(PARTS)}. Received: {criteria}")
     console = Console()
     backend = keras.backend.backend()
     if jit_compile is None and backend == "tensorflow":
