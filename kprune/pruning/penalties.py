@@ -191,7 +191,7 @@ class GrowingRegularization(Penalty):
     ...     penalty=kprune.pruning.GrowingRegularization(1.0),
     ... )
     >>> optimizer.apply([keras.ops.zeros((2, 2))], [kernel])
-    >>> keras.ops.convert_to_numpy(kernel).round(2).tolist()
+    >>> [[round(w, 2) for w in row] for row in keras.ops.convert_to_numpy(kernel).tolist()]
     [[0.0, 1.21], [3.0, 4.0]]
 
     `kprune.Pruning(0.9, penalty=kprune.pruning.GrowingRegularization(1.0))`
