@@ -12,6 +12,7 @@ from kprune.training.hold_zeros import HoldZeros
 from kprune.training.pruning import Pruning
 from kprune.training.pruning_optimizer import PruningOptimizer
 from kprune.training.quantization_aware import QuantizationAware
+from kprune.training.rewind import rewind
 from kprune.training.strip import strip_pruning
 from kprune.training.summaries import PruningSummaries
 from kprune.training.wrappers.cluster_weights import (
@@ -57,6 +58,7 @@ __all__ = [
     "prune_scope",
     "remove_clustering",
     "remove_fake_quantization",
+    "rewind",
     "strip_clustering",
     "strip_pruning",
 ]
