@@ -7,6 +7,7 @@ from kprune.training.clustering.weight_clustering import (
     WeightClustering,
     cluster_once,
 )
+from kprune.training.distill import distill
 from kprune.training.fake_quantization import fake_quantize, remove_fake_quantization
 from kprune.training.hold_zeros import HoldZeros
 from kprune.training.pruning import Pruning
@@ -53,6 +54,7 @@ __all__ = [
     "cluster_once",
     "cluster_scope",
     "cluster_weights",
+    "distill",
     "fake_quantize",
     "prune_low_magnitude",
     "prune_scope",
