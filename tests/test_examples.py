@@ -53,6 +53,16 @@ def test_gan(tmp_path):
 
 
 @pytest.mark.slow
+def test_distillation():
+    arguments = ["--epochs", 2, "--train-size", 512, "--seeds", 2, "--sparsity", 0.9]
+    printed, _ = run("distillation.py", *arguments)
+    for seed in range(2):
+        shares = re.search(rf"seed {seed}: dense (\S+), pruned (\S+), distilled (\S+)", printed)
+        assert min(map(float, shares.groups())) > 0.2
+    assert "90.00%" in printed
+
+
+@pytest.mark.slow
 def test_transformer(tmp_path):
     printed, _ = run("transformer.py", "--epochs", 1, "--train-size", 512, "--out", tmp_path)
     assert "(TransformerBlock), with fewer channels" in printed
