@@ -11,7 +11,8 @@ def images(name, data_dir, validate=False, train_size=None):
     Args:
         name: "mnist" or "fashion_mnist".
         data_dir: folder that holds <name>.npz; None to let Keras download it.
-        validate: hold out the last training images, and leave the test images alone.
+        validate: hold out the last training images, so many or 10,000, and leave the test images
+            alone.
         train_size: only the first training images; None for all.
 
     Returns:
@@ -32,8 +33,9 @@ def images(name, data_dir, validate=False, train_size=None):
                 f"--data-dir. Received: {error}"
             ) from None
     if validate:
-        held_out = tuple(a[-VALIDATION:] for a in trained)
-        trained = tuple(a[:-VALIDATION] for a in trained)
+        last = VALIDATION if validate is True else validate
+        held_out = tuple(a[-last:] for a in trained)
+        trained = tuple(a[:-last] for a in trained)
     trained = tuple(a[:train_size] for a in trained)
     return tuple((x[..., None].astype("float32") / 255, y) for x, y in (trained, held_out))
 

@@ -75,6 +75,24 @@ def fake_reviews(folder):
 
 
 @pytest.mark.slow
+def test_reproduce_edge(tmp_path):
+    fake_mnist(tmp_path)
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--epochs", 2, "--seeds", 1, "--validate"]
+    arguments += ["--train-size", 2000, "--ratio", 20, "--model", "lenet-300-100"]
+    done = run("reproduce_edge.py", *arguments)
+    assert not done.stderr
+    assert "Sparse VD" in done.stdout
+    report = json.loads(out.read_text())
+    assert report["error_on"] == "5,000 validation images"
+    (result,) = report["results"]
+    (only,) = result["runs"]
+    assert sum(only["left"]) == round(266_200 / 20)
+    assert result["errors"] == only["errors"]
+    assert result["errors"]["dense"] < 0.2
+
+
+@pytest.mark.slow
 def test_reproduce_depth(tmp_path):
     fake_reviews(tmp_path)
     out = tmp_path / "out.json"
