@@ -3,18 +3,19 @@
     python scripts/reproduce_edge.py --json out.json
     python scripts/reproduce_edge.py --model lenet-5 --seeds 1 --ratio 280
 
-Sparse variational dropout (Molchanov et al., 2017) leaves 1/68 of LeNet-300-100's weights at 1.92%
-test error, and 1/280 of LeNet-5's at 0.75%; dynamic network surgery (Guo et al., 2016) 1/56 at
-1.99%, and 1/108 at 0.91%. Here each network is trained dense, and from other initial weights pruned:
-as the records' weights are counted, kernels without biases; with regrowth by gradients
-(`kprune.pruning.RigL`), over all weights of the network together (`kprune.Global`), and with the dense
-network as its teacher (`kprune.training.distill`). `plain` is the same without regrowth and
-teacher. The error is that on the 10,000 test images after the last epoch, which no decision depends
-on; recipes were chosen with `--validate`, on 5,000 of the training images.
+Sparse variational dropout (Molchanov et al., 2017) leaves 1/68 of LeNet-300-100's weights at
+1.92% test error, and 1/280 of LeNet-5's at 0.75%; dynamic network surgery (Guo et al., 2016) 1/56
+at 1.99%, and 1/108 at 0.91%. Here each network is trained dense, and then others are pruned from
+new initial weights: `pruned` with regrowth by gradients (`kprune.pruning.RigL`), over all weights
+of the network together (`kprune.Global`), and with the dense network as its teacher
+(`kprune.training.distill`); `plain` without regrowth and teacher. Weights are counted as the
+records do: kernels, without biases. The error is that on the 10,000 test images after the last
+epoch, which no decision depends on; recipes were chosen with `--validate`, on 5,000 of the
+training images.
 
-The recipe: Adam, a learning rate that falls along a cosine to 0, no dropout but the teacher's; every
-training image is moved by up to one pixel each way, again in each epoch; sparsity rises from 10% to
-50% of the steps.
+The recipe: Adam, a learning rate that falls along a cosine to 0, no dropout but the teacher's;
+every training image is moved by up to one pixel each way, again in each epoch; sparsity rises
+from 10% to 50% of the steps.
 
 The data are those of `keras.datasets.mnist`, or of mnist.npz in `--data-dir` (KPRUNE_DATA_DIR).
 """
