@@ -25,6 +25,7 @@ class Criterion(Configurable):
 
     needs_gradient = False
     of_channels = False  # Whether it scores whole channels, and nothing else.
+    of_activations = False  # Whether it scores activations on data in the place of weights.
     accumulates = False  # Whether it is an `AccumulatingCriterion`.
     of_squares = False  # Whether it accumulates a mean of squared gradients, as optimizers do.
 

@@ -65,6 +65,11 @@ class Setting:
                 "`criterion` must be a kprune criterion: Magnitude(), Taylor(), Random(). "
                 f"Received: {self.criterion!r}"
             )
+        if self.criterion.of_activations:
+            raise TypeError(
+                f"{self.criterion} scores channels by their activations on data, which training "
+                "does not keep: use it in kprune.prune_channels(model, ..., criterion=..., data=x)."
+            )
         check_pattern(self.pattern)
         if self.criterion.of_channels and type(self.pattern).groups is Pattern.groups:
             raise TypeError(

@@ -5,7 +5,7 @@ from kprune.structured.call import Call
 from kprune.structured.channels import Channels
 from kprune.structured.depth import find_blocks, remove_blocks
 from kprune.structured.groups import ChannelGroup, ChannelReport
-from kprune.structured.importance import BatchNormScale, GeometricMedian
+from kprune.structured.importance import APoZ, BatchNormScale, GeometricMedian, MeanActivation
 from kprune.structured.prune import channel_groups, prune_channels
 from kprune.structured.recalibrate import recalibrate_batchnorm
 from kprune.structured.rules import register_channel_rule
@@ -13,6 +13,7 @@ from kprune.structured.shrink import shrink
 from kprune.structured.slimming import Slimming
 
 __all__ = [
+    "APoZ",
     "BatchNormScale",
     "BlockReport",
     "Call",
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelReport",
     "Channels",
     "GeometricMedian",
+    "MeanActivation",
     "RemovableBlock",
     "Slimming",
     "channel_groups",

@@ -120,7 +120,7 @@ def batches_of(data, inputs):
     """
     if data is None:
         return []
-    batches = [_batch(part, inputs) for part in cut_data(data, len(inputs), _BATCH)]
+    batches = [batch_of(part, inputs) for part in cut_data(data, len(inputs), _BATCH)]
     if not batches:
         raise ValueError("`data` has no batch in it.")
     return batches
@@ -148,7 +148,8 @@ def cut_data(data, inputs, size):
         yield from data
 
 
-def _batch(batch, inputs):
+def batch_of(batch, inputs):
+    """Return one batch as `(x, y, weight)`; see `batches_of`."""
     pair = isinstance(batch, tuple | list) and len(batch) in (1, 2, 3)
     x, y, weight = (*batch, None, None)[:3] if pair else (batch, None, None)
     if isinstance(x, dict) and set(x) == {tensor.name for tensor in inputs}:

@@ -63,6 +63,78 @@ class GeometricMedian(Criterion):
         return ops.sum(ops.sqrt(ops.maximum(distances, 0.0)), axis=1)
 
 
+class _OfActivations(Criterion):
+    """A channel's score is the mean over its activations of what `__call__` returns for them."""
+
+    of_channels = True
+    of_activations = True
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class APoZ(_OfActivations):
+    """How often a channel's activations on data are above zero: 1 - the average share of zeros.
+
+    Channels that are hardly ever active go, and one that never is goes first. Activations are
+    counted where an activation function has been applied, as ReLU: the layer's own or the one that
+    follows, also after a batch normalization or an addition; without one, where the next layer with
+    weights takes them in. Hu et al., "Network trimming: a data-driven neuron pruning approach
+    towards efficient deep architectures" (2016). For `prune_channels` alone, which needs inputs
+    for it, and no labels.
+
+    Example: of four examples the first channel is active in one, the second in three.
+
+    >>> activations = keras.ops.array([[0.0, 2.0], [0.0, 0.0], [1.0, 3.0], [0.0, 0.5]])
+    >>> active = kprune.structured.APoZ()(activations)
+    >>> keras.ops.convert_to_numpy(keras.ops.mean(active, axis=0)).tolist()
+    [0.25, 0.75]
+
+    `kprune.prune_channels(model, flops=0.5, criterion=kprune.structured.APoZ(), data=x)`
+    """
+
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Score activations, in the place of weights: 1 above zero, 0 elsewhere.
+
+        Args:
+            weight: float tensor of any shape, the activations.
+            gradient: not used.
+
+        Returns:
+            float32 tensor of that shape.
+        """
+        return ops.cast(weight > 0, "float32")
+
+
+@keras.saving.register_keras_serializable(package="kprune")
+class MeanActivation(_OfActivations):
+    """The mean absolute value of a channel's activations on data.
+
+    Looked at where those of `APoZ` are. Molchanov et al., "Pruning convolutional neural networks
+    for resource efficient inference" (2017). For `prune_channels` alone, which needs inputs for it,
+    and no labels.
+
+    Example: the means of two channels over two examples.
+
+    >>> activations = keras.ops.array([[0.5, -2.0], [0.0, 4.0]])
+    >>> size = kprune.structured.MeanActivation()(activations)
+    >>> keras.ops.convert_to_numpy(keras.ops.mean(size, axis=0)).tolist()
+    [0.25, 3.0]
+
+    `kprune.prune_channels(model, flops=0.5, criterion=kprune.structured.MeanActivation(), data=x)`
+    """
+
+    def __call__(self, weight: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Score activations, in the place of weights.
+
+        Args:
+            weight: float tensor of any shape, the activations.
+            gradient: not used.
+
+        Returns:
+            Float tensor of that shape.
+        """
+        return ops.abs(weight)
+
+
 def channel_scores(group, criterion, scores_of):
     """Return one score for each channel of a group; their mean is 1.
 

@@ -16,6 +16,7 @@ from kprune.graphs.weights import weights_of
 from kprune.pruning import selection
 from kprune.pruning.allocation import Allocation, Global, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
+from kprune.structured.activations import activation_scores
 from kprune.structured.budget import NEAR, Sizes, check_counts, fit_budget, fit_measured
 from kprune.structured.costs import Cost, calibrate
 from kprune.structured.gradients import scores_on_data
@@ -118,8 +119,8 @@ def prune_channels(
         channels: float in (0, 1), the share of the channels that stays, among those that
             can go.
         criterion: what scores the channels: `Magnitude()` (the default: the sum of the
-            weights' absolute values), `L2Norm()`, `BatchNormScale()`, `Taylor()`,
-            `Random()`, or a `Criterion` of your own.
+            weights' absolute values), `L2Norm()`, `BatchNormScale()`, `Taylor()`, `Fisher()`,
+            `APoZ()`, `MeanActivation()`, `Random()`, or a `Criterion` of your own.
         allocation: `Global()` (the default) ranks all channels together; `Uniform()` takes
             the same share of every group.
         round_to: int, what the numbers of channels are multiples of, where they change.
@@ -127,9 +128,10 @@ def prune_channels(
         layers: which layers may lose the channels they make; all by default. A layer's
             name (`*` and `?` are wildcards), a class, a layer, a predicate, a list of
             those, or a dict from those to None, for layers to leave as they are.
-        data: `(x, y)` or a dataset for `fit`, for `Taylor()` and `depth`.
-        loss: the loss to take gradients of, for `Taylor()`, and to measure, for `depth`; the
-            model's own by default.
+        data: `(x, y)` or a dataset for `fit`, for criteria that need gradients, such as
+            `Taylor()`, and `depth`; for `APoZ()` and `MeanActivation()` inputs `x` will do.
+        loss: the loss to take gradients of, for criteria that need them, and to measure, for
+            `depth`; the model's own by default.
         free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
         heads: bool, whether attention heads may go.
         hidden: bool, whether channels that a LayerNormalization goes over may go, such as the
@@ -150,9 +152,10 @@ def prune_channels(
     Raises:
         TypeError: not a Keras 3 model, or an argument of the wrong kind.
         ValueError: not exactly one budget, or one out of range or out of reach; a model in
-            which nothing can go; `layers` that matches nothing; data that does not fit; a
-            subclassed model that cannot be traced; sizes that do not fit the model, or none was
-            found that does.
+            which nothing can go; `layers` that matches nothing; data that does not fit, or NaN in
+            activations; channels whose activations are what is scored and cannot be seen, as
+            inside MultiHeadAttention; a subclassed model that cannot be traced; sizes that do not
+            fit the model, or none was found that does.
     """
     kind, share = _budget(flops=flops, params=params, channels=channels)
     check_counts(round_to=round_to)
@@ -304,6 +307,8 @@ def _check_reach(kind, share, cost, sizes, everything, groups, measured):
 
 def _scores(graph, groups, criterion, data, loss):
     """A score for each channel of each group."""
+    if criterion.of_activations:
+        return activation_scores(graph, groups, criterion, data)
     if criterion.needs_gradient:
         scores_of = scores_on_data(graph, criterion, data, loss)
     else:

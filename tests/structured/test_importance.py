@@ -7,8 +7,9 @@ from keras import layers
 
 import kprune
 from kprune.structured import GeometricMedian
+from kprune.structured.gradients import scores_on_data
 from kprune.structured.importance import channel_scores
-from tests.helpers.masking import graph_and_groups
+from tests.helpers.masking import graph_and_groups, randomize
 
 
 def _model(kind=layers.Conv2D):
@@ -60,6 +61,30 @@ def test_channels_of_several_positions():
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
     small = kprune.prune_channels(model, channels=0.5, criterion=GeometricMedian(), round_to=1)
     assert small.get_layer("conv").filters == 4
+
+
+def test_the_second_order_of_each_weight_on_data():
+    """`Fisher` sums weight² x gradient² over a channel's weights, a gradient a batch of 32."""
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, layers.Dense(1, name="out")(layers.Dense(6, name="dense")(inputs)))
+    randomize(model)
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(96, n)).astype("float32") for n in (5, 1))
+    (kernel, bias), (out, last) = (layer.get_weights() for layer in model.layers[1:])
+    squares = np.zeros(kernel.shape), np.zeros(out.shape)
+    for a, b in zip(np.split(x, 3), np.split(y, 3)):  # The order does not matter to whole batches.
+        hidden = a @ kernel + bias
+        error = 2 * (hidden @ out + last - b) / 32
+        squares[0][:] += (a.T @ (error @ out.T)) ** 2
+        squares[1][:] += (hidden.T @ error) ** 2
+    scores = (kernel**2 * squares[0]).sum(0), (out**2 * squares[1]).sum(1)
+    expected = np.mean([score / score.mean() for score in scores], 0)
+    graph, groups = graph_and_groups(model)
+    batches = list(zip(np.split(x, 3), np.split(y, 3)))
+    criterion = kprune.pruning.Fisher()
+    scores_of = scores_on_data(graph, criterion, (batch for batch in batches), "mse")
+    got = keras.ops.convert_to_numpy(channel_scores(groups[0], criterion, scores_of))
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 
 def test_in_fit():

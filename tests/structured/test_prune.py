@@ -93,6 +93,9 @@ def test_least_important_channels_go():
         kprune.Random(seed=1),
         kprune.structured.BatchNormScale(),
         kprune.Taylor(),
+        kprune.pruning.Fisher(),
+        kprune.structured.APoZ(),
+        kprune.structured.MeanActivation(),
     ],
 )
 def test_every_criterion_prunes(resnet, criterion):
