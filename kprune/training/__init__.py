@@ -14,6 +14,9 @@ from kprune.training.pruning_optimizer import PruningOptimizer
 from kprune.training.quantization_aware import QuantizationAware
 from kprune.training.strip import strip_pruning
 from kprune.training.summaries import PruningSummaries
+from kprune.training.variational.kl_warm_up import KLWarmUp
+from kprune.training.variational.sparse_variational_dropout import sparse_variational_dropout
+from kprune.training.variational.wrapper import SparseVariationalDropout
 from kprune.training.wrappers.cluster_weights import (
     cluster_scope,
     cluster_weights,
@@ -39,6 +42,7 @@ __all__ = [
     "ClusterableLayer",
     "GradientAggregation",
     "HoldZeros",
+    "KLWarmUp",
     "PrunableLayer",
     "PruneLowMagnitude",
     "Pruning",
@@ -46,6 +50,7 @@ __all__ = [
     "PruningPolicy",
     "PruningSummaries",
     "QuantizationAware",
+    "SparseVariationalDropout",
     "UpdatePruningStep",
     "WeightClustering",
     "after_pruning",
@@ -57,6 +62,7 @@ __all__ = [
     "prune_scope",
     "remove_clustering",
     "remove_fake_quantization",
+    "sparse_variational_dropout",
     "strip_clustering",
     "strip_pruning",
 ]
