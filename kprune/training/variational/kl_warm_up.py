@@ -44,8 +44,8 @@ class KLWarmUp(keras.callbacks.Callback):
 
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: no
-            `SparseVariationalDropout` layer that is built, or an epoch of unknown length. After
-            the first batch: a `train_step` of your own that does not count examples.
+            `SparseVariationalDropout` layer, or an epoch of unknown length. After the first batch:
+            a `train_step` of your own that does not count examples.
     """
 
     def __init__(
@@ -74,11 +74,10 @@ class KLWarmUp(keras.callbacks.Callback):
             return
         self._begun = True
         self._estimated = self._counted = self.examples is not None
-        if not self._layers() or not all(layer.built for layer in self._layers()):
+        if not self._layers():
             raise ValueError(
-                f"The model {self.model.name!r} has no SparseVariationalDropout layers that are "
-                "built: pass it through kprune.training.sparse_variational_dropout before "
-                "`compile`, and call it on a batch of data if it is not built."
+                f"The model {self.model.name!r} has no SparseVariationalDropout layers: pass it "
+                "through kprune.training.sparse_variational_dropout before `compile`."
             )
         if self._batches() is None:
             raise ValueError(

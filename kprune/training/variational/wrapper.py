@@ -78,6 +78,7 @@ class SparseVariationalDropout(ReplacingWrapper):
         self.threshold = float(threshold)
         self.initial_log_sigma2 = float(initial_log_sigma2)
         self.kl_scale = None if kl_scale is None else float(kl_scale)
+        self._initial_scale, self._initial_warm_up = self.kl_scale or 0.0, 0.0
         self._is_scaled = kl_scale is not None
         self._noisy: list[_NoisyWeight] | None = None
         self._seed_generator = keras.random.SeedGenerator()
@@ -90,8 +91,8 @@ class SparseVariationalDropout(ReplacingWrapper):
             self.layer.build(*args, **kwargs)
         found = [weight.variable for weight in prunable_weights(self.layer)]
         self._noisy = [_NoisyWeight(self, variable) for variable in found]
-        self._scale = self._add_state("kl_scale", "float32", self.kl_scale or 0.0)
-        self._warm_up_steps = self._add_state("warm_up_steps", "float32", 0)
+        self._scale = self._add_state("kl_scale", "float32", self._initial_scale)
+        self._warm_up_steps = self._add_state("warm_up_steps", "float32", self._initial_warm_up)
         self._step = self._add_state("step", "int32", 0)
 
     def _add_state(self, name, dtype, value):
@@ -167,6 +168,10 @@ class SparseVariationalDropout(ReplacingWrapper):
                 the first step of this layer on; 0 for at once.
         """
         self._is_scaled = True
+        if self._noisy is None:  # It is built in the first step.
+            self._initial_warm_up = warm_up_steps
+            self._initial_scale = self._initial_scale if kl_scale is None else kl_scale
+            return
         self._warm_up_steps.assign(warm_up_steps)
         if kl_scale is not None:
             self._scale.assign(kl_scale)
@@ -182,6 +187,11 @@ class SparseVariationalDropout(ReplacingWrapper):
     def noisy_variables(self) -> list[keras.Variable]:
         """List of the kernels' variables, the means; empty before it is built."""
         return [weight.variable for weight in self._noisy or []]
+
+    @property
+    def log_sigma2(self) -> list[keras.Variable]:
+        """List of the variables of the log variances, in the same order."""
+        return [weight.log_sigma2 for weight in self._noisy or []]
 
     def get_prunable_weights(self) -> list[keras.Variable]:
         """Return no variable: variances are not pruned."""
