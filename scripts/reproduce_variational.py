@@ -118,7 +118,7 @@ def show(console, found, of):
 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 1,
-    epochs: Annotated[int, typer.Option(min=1)] = 150,
+    epochs: Annotated[int, typer.Option(min=1)] = 40,
     learning_rate: Annotated[float, typer.Option(help="At the start.")] = 1e-3,
     warm_up: Annotated[float, typer.Option(min=0, max=1, help="Of KLWarmUp.")] = 0.5,
     initial_log_sigma2: Annotated[float, typer.Option()] = -10.0,

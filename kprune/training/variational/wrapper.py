@@ -7,7 +7,7 @@ from keras import ops
 
 from kprune._keras import backend
 from kprune._keras.layers import flatten_layers
-from kprune._keras.scope import first_call_of_step
+from kprune._keras.scope import made_once_a_step
 from kprune._keras.wrapper import ReplacingWrapper
 from kprune._system.type_aliases import Tensor
 from kprune.training.variational import local_reparametrization
@@ -115,8 +115,7 @@ class SparseVariationalDropout(ReplacingWrapper):
                 "kprune.training.KLWarmUp() to the callbacks of `fit`, or, without it, "
                 "`kl_scale`, which is 1 / number of training examples."
             )
-        if first_call_of_step(self):
-            self._add_divergence()
+        self._add_once(made_once_a_step(self, self._divergence))
         if len(self._noisy) == 1 and local_reparametrization.is_linear(self.layer):
             return self._with_noisy_outputs(*args, **kwargs)
         noisy = [weight.variable for weight in self._noisy]
@@ -133,13 +132,18 @@ class SparseVariationalDropout(ReplacingWrapper):
         layer = local_reparametrization.with_noise(self.layer, noise)
         return layer(*args, **self._accepted(kwargs))
 
-    def _add_divergence(self):
-        """Add the divergence to the loss, in its weight at this step, and make the step."""
+    def _add_once(self, loss):
+        # On JAX, Keras drops the losses of a layer's earlier calls in the step.
+        if loss is not None and not any(loss is other for other in self.losses):
+            self.add_loss(loss)
+
+    def _divergence(self):
+        """Make a step; return the divergence, in its weight in the loss at this step."""
         step, length = ops.cast(backend.read(self._step), "float32"), self._warm_up_steps
         length = backend.read(length)
         share = ops.where(length > 0, ops.minimum(step / ops.maximum(length, 1.0), 1.0), 1.0)
-        self.add_loss(backend.read(self._scale) * share * self.kl())
         self._step.assign(backend.read(self._step) + 1)
+        return backend.read(self._scale) * share * self.kl()
 
     def normal(self, shape: Any) -> Tensor:
         """Return new standard normal noise, float32."""
