@@ -5,15 +5,15 @@ import numpy as np
 VALIDATION = 10_000
 
 
-def images(name, data_dir, validate=False, train_size=None):
+def images(name, data_dir, validate=False, train_size=None, validation=VALIDATION):
     """Return `(x, y)` to train on and `(x, y)` to measure the error on.
 
     Args:
         name: "mnist" or "fashion_mnist".
         data_dir: folder that holds <name>.npz; None to let Keras download it.
-        validate: hold out the last training images, so many or 10,000, and leave the test images
-            alone.
+        validate: hold out the last training images, and leave the test images alone.
         train_size: only the first training images; None for all.
+        validation: how many images are held out.
 
     Returns:
         Images as float32 [n, 28, 28, 1] in [0, 1], labels as uint8 [n].
@@ -33,9 +33,8 @@ def images(name, data_dir, validate=False, train_size=None):
                 f"--data-dir. Received: {error}"
             ) from None
     if validate:
-        last = VALIDATION if validate is True else validate
-        held_out = tuple(a[-last:] for a in trained)
-        trained = tuple(a[:-last] for a in trained)
+        held_out = tuple(a[-validation:] for a in trained)
+        trained = tuple(a[:-validation] for a in trained)
     trained = tuple(a[:train_size] for a in trained)
     return tuple((x[..., None].astype("float32") / 255, y) for x, y in (trained, held_out))
 

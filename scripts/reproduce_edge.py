@@ -156,7 +156,7 @@ def main(
     with plain_errors():
         if ratio is not None and not ratio > 1:
             raise ValueError(f"--ratio must be above 1. Received: {ratio}")
-        data = images("mnist", data_dir, validate and VALIDATION, train_size)
+        data = images("mnist", data_dir, validate, train_size, VALIDATION)
     console, results = Console(), []
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
     for name in model or list(Name):

@@ -76,10 +76,11 @@ def attributes(layer):
 
 
 def copy_with_attributes(layer, changes):
-    """Return an object of a layer's class with its attributes, some changed; for `get_config` only.
+    """Return an object of a layer's class with its attributes, some changed.
 
-    What Keras tracks is shared with the layer. Needs `torch.nn.Module._modules`, in which torch
-    keeps layers instead of in `vars`; `setattr` would have them tracked.
+    For `get_config`, and for calls: what Keras tracks is shared with the layer. Needs
+    `torch.nn.Module._modules`, in which torch keeps layers instead of in `vars`; `setattr` would
+    have them tracked.
     """
     other = object.__new__(type(layer))
     vars(other).update(vars(layer))

@@ -73,15 +73,25 @@ def first_call_of_step(layer):
     Needs Keras' `global_state`, where both are, and `in_symbolic_scope`: a layer is told of the
     call around it by no argument.
     """
+    calls = []
+    made_once_a_step(layer, lambda: calls.append(layer))
+    return bool(calls)
+
+
+def made_once_a_step(layer, make):
+    """Return what `make()` returns at a layer's first call of a step, also at its later calls.
+
+    See `first_call_of_step`. While Keras only works out shapes, nothing is made, and this is None.
+    """
     if in_symbolic_scope():
-        return False
+        return None
     forward_pass = get_stateless_scope() or global_state.get_global_attribute("current_call_ctx")
     if forward_pass is None:
-        return True
-    called = forward_pass.__dict__.setdefault("_kprune_called", set())
-    first = id(layer) not in called
-    called.add(id(layer))
-    return first
+        return make()
+    made = forward_pass.__dict__.setdefault("_kprune_made", {})
+    if id(layer) not in made:
+        made[id(layer)] = make()
+    return made[id(layer)]
 
 
 def _is_traced(value):

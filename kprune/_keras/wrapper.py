@@ -42,7 +42,11 @@ class ReplacingWrapper(keras.layers.Wrapper):
         raise NotImplementedError
 
     def _call(self, *args, **kwargs):
-        with ReplacedValues(*self.replaced_values()) as scope:
+        return self._call_with(self.replaced_values(), args, kwargs)
+
+    def _call_with(self, replaced, args, kwargs):
+        """Call the wrapped layer; `replaced` is as `replaced_values` returns it."""
+        with ReplacedValues(*replaced) as scope:
             outputs = self.layer(*args, **self._accepted(kwargs))
         for loss in scope.own_losses:
             self.add_loss(loss)

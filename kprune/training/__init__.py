@@ -16,6 +16,9 @@ from kprune.training.quantization_aware import QuantizationAware
 from kprune.training.rewind import rewind
 from kprune.training.strip import strip_pruning
 from kprune.training.summaries import PruningSummaries
+from kprune.training.variational.kl_warm_up import KLWarmUp
+from kprune.training.variational.sparse_variational_dropout import sparse_variational_dropout
+from kprune.training.variational.wrapper import SparseVariationalDropout
 from kprune.training.wrappers.cluster_weights import (
     cluster_scope,
     cluster_weights,
@@ -41,6 +44,7 @@ __all__ = [
     "ClusterableLayer",
     "GradientAggregation",
     "HoldZeros",
+    "KLWarmUp",
     "PrunableLayer",
     "PruneLowMagnitude",
     "Pruning",
@@ -48,6 +52,7 @@ __all__ = [
     "PruningPolicy",
     "PruningSummaries",
     "QuantizationAware",
+    "SparseVariationalDropout",
     "UpdatePruningStep",
     "WeightClustering",
     "after_pruning",
@@ -61,6 +66,7 @@ __all__ = [
     "remove_clustering",
     "remove_fake_quantization",
     "rewind",
+    "sparse_variational_dropout",
     "strip_clustering",
     "strip_pruning",
 ]

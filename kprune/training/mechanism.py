@@ -38,6 +38,10 @@ class Mechanism(abc.ABC):
         """Return the `Group`s of weights that it prunes or whose zeros it holds."""
         return []
 
+    def zeros_to_come(self, model):
+        """Return how many zeros `remove` will set that are in the weights at no step before."""
+        return 0
+
     def mask_weights(self, model):  # noqa: B027
         """Write the zeros of masks into the weights, if they are not in them at every step."""
 

@@ -81,11 +81,13 @@ def _check_pruned(parts, name):
     weights += [w for group in groups for w in group.weights]
     if any(count_zeros([weight]) for weight in weights):
         return
+    if any(mechanism.zeros_to_come(part) for mechanism in pruning for part in parts):
+        return
     attached = "; ".join(text for part in parts for text in find_pruning(part))
     raise ValueError(
         f"There is nothing to strip: no weight of {name} is zero ({attached}). Train it past the "
         "schedule's begin_step first, with the kprune.Pruning callback or with PruneLowMagnitude "
-        "layers."
+        "layers; or longer, with SparseVariationalDropout layers."
     )
 
 

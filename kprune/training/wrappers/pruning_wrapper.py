@@ -291,7 +291,7 @@ def wrappers_in(layer):
 def weights_besides_masks(model):
     """Return the `Weight`s of a model, without the state of wrappers in it."""
     found = weights_of(model)
-    return [weight for weight in found if not isinstance(weight.layer, PruneLowMagnitude)]
+    return [weight for weight in found if not isinstance(weight.layer, ReplacingWrapper)]
 
 
 def _check_layer(layer):
