@@ -54,7 +54,7 @@ RECIPES = {
         {"Sparse VD": (68, 0.0192), "DNS": (56, 0.0199)}, ratio=68, epochs=100, dropout=0.1
     ),
     Name.CNN: Recipe(
-        {"Sparse VD": (280, 0.0075), "DNS": (108, 0.0091)}, ratio=111, epochs=20, dropout=0.3
+        {"Sparse VD": (280, 0.0075), "DNS": (108, 0.0091)}, ratio=111, epochs=12, dropout=0.3
     ),
 }
 
@@ -89,7 +89,7 @@ def run(name, seed, ratio, data, epochs, on_epoch):
     keras.utils.set_random_seed(seed)
     teacher = build(name, recipe.dropout)
     found = {"dense": fit(teacher, name, data, seed, epochs, [follow])}
-    for arm, regrowth in (("plain", None), ("pruned", kprune.pruning.RigL())):
+    for arm, regrowth in (("plain", None), ("pruned", kprune.pruning.RigL(0.5))):
         keras.utils.set_random_seed(seed + 1000)
         student = build(name, 0.0)
         pruning = kprune.Pruning(
