@@ -61,7 +61,7 @@ def sparse_variational_dropout(
         TypeError: not a Keras 3 layer, list or model.
     """
     check_arguments(threshold, initial_log_sigma2, kl_scale)
-    arguments = {
+    arguments: dict[str, Any] = {
         "threshold": threshold,
         "initial_log_sigma2": initial_log_sigma2,
         "kl_scale": kl_scale,
