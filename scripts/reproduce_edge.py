@@ -5,17 +5,15 @@
 
 Sparse variational dropout (Molchanov et al., 2017) leaves 1/68 of LeNet-300-100's weights at
 1.92% test error, and 1/280 of LeNet-5's at 0.75%; dynamic network surgery (Guo et al., 2016) 1/56
-at 1.99%, and 1/108 at 0.91%. Here each network is trained dense, and then others are pruned from
-new initial weights: `pruned` with regrowth by gradients (`kprune.pruning.RigL`), over all weights
-of the network together (`kprune.Global`), and with the dense network as its teacher
-(`kprune.training.distill`); `plain` without regrowth and teacher. Weights are counted as the
-records do: kernels, without biases. The error is that on the 10,000 test images after the last
-epoch, which no decision depends on; recipes were chosen with `--validate`, on 5,000 of the
-training images.
+at 1.99%, and 1/108 at 0.91%. Here each network is trained dense and, from the same initial
+weights, pruned over all of its weights together (`kprune.Global`): `plain`, and `pruned` with
+regrowth by gradients (`kprune.pruning.RigL`). Weights are counted as the records do: kernels,
+without biases. The error is that on the 10,000 test images after the last epoch, which no
+decision depends on; recipes were chosen with `--validate`, on 5,000 of the training images.
 
-The recipe: Adam, a learning rate that falls along a cosine to 0, no dropout but the teacher's;
-every training image is moved by up to one pixel each way, again in each epoch; sparsity rises
-from 10% to 50% of the steps.
+The recipe: Adam, a learning rate that falls along a cosine to 0, dropout in the dense network
+alone; every training image is moved by up to one pixel each way, again in each epoch; sparsity
+rises from 10% to 50% of the steps.
 
 The data are those of `keras.datasets.mnist`, or of mnist.npz in `--data-dir` (KPRUNE_DATA_DIR).
 """
@@ -44,7 +42,7 @@ class Recipe:
     published: dict
     ratio: float
     epochs: int
-    dropout: float  # The teacher's.
+    dropout: float  # The dense network's.
     batch_size: int = 128
     learning_rate: float = 2e-3
 
@@ -87,18 +85,17 @@ def run(name, seed, ratio, data, epochs, on_epoch):
     recipe, begin = RECIPES[name], time.perf_counter()
     follow = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)
     keras.utils.set_random_seed(seed)
-    teacher = build(name, recipe.dropout)
-    found = {"dense": fit(teacher, name, data, seed, epochs, [follow])}
+    model = build(name, recipe.dropout)
+    found = {"dense": fit(model, name, data, seed, epochs, [follow])}
     for arm, regrowth in (("plain", None), ("pruned", kprune.pruning.RigL(0.5))):
-        keras.utils.set_random_seed(seed + 1000)
-        student = build(name, 0.0)
+        keras.utils.set_random_seed(seed)
+        model = build(name, 0.0)
         pruning = kprune.Pruning(
             1 - 1 / ratio, allocation=kprune.Global(), end=0.5, regrowth=regrowth
         )
-        model = kprune.training.distill(student, teacher) if regrowth else student
         found[arm] = fit(model, name, data, seed, epochs, [pruning, follow])
-        kprune.strip_pruning(model)
-    kernels = [v for v in student.get_weights() if v.ndim > 1]
+        model = kprune.strip_pruning(model)
+    kernels = [value for value in model.get_weights() if value.ndim > 1]
     left = [int(np.count_nonzero(kernel)) for kernel in kernels]
     return {
         "seed": seed,
