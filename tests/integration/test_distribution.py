@@ -13,11 +13,11 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests.helpers.training import compiled, data, expected_zeros, kernels, mlp, zeros
 x, y = data()
-for policy, criterion, built in (
-    ("float32", kprune.Magnitude(), False),
-    ("float32", kprune.Taylor(), True),
-    ("mixed_float16", kprune.Magnitude(), True),
-    ("mixed_float16", kprune.pruning.Movement(), True),
+for policy, criterion, built, penalty in (
+    ("float32", kprune.Magnitude(), False, None),
+    ("float32", kprune.Taylor(), True, kprune.pruning.GrowingRegularization(1.0)),
+    ("mixed_float16", kprune.Magnitude(), True, None),
+    ("mixed_float16", kprune.pruning.Movement(), True, kprune.pruning.Lasso(0.01)),
 ):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(policy)
@@ -25,7 +25,7 @@ for policy, criterion, built in (
     with strategy.scope():
         model = compiled(mlp(built=built), keras.optimizers.Adam(use_ema=True))
     model.fit(x, y, batch_size=16, epochs=4, verbose=0,
-              callbacks=[kprune.Pruning(0.9, criterion=criterion)])
+              callbacks=[kprune.Pruning(0.9, criterion=criterion, penalty=penalty)])
     assert zeros(model) == expected_zeros(model, 0.9), zeros(model)
     masks = model.optimizer.masks().values()
     own = model.optimizer.accumulators.own
