@@ -75,6 +75,15 @@ def fake_reviews(folder):
 
 
 @pytest.mark.slow
+def test_benchmark_scan(tmp_path):
+    out = tmp_path / "out.json"
+    done = run("benchmark_scan.py", "--rounds", 1, "--examples", 32, "--json", out)
+    assert not done.stderr
+    assert "10 layers x 5 levels" in done.stdout
+    assert json.loads(out.read_text())["ratio"] > 0
+
+
+@pytest.mark.slow
 def test_reproduce_edge(tmp_path):
     fake_mnist(tmp_path)
     out = tmp_path / "out.json"
