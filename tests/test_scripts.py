@@ -143,6 +143,23 @@ def test_reproduce_compression(tmp_path):
 
 
 @pytest.mark.slow
+def test_reproduce_variational(tmp_path):
+    fake_mnist(tmp_path)
+    out = tmp_path / "out.json"
+    arguments = ["--data-dir", tmp_path, "--json", out, "--epochs", 4, "--train-size", 5000]
+    done = run("reproduce_variational.py", *arguments, "--validate", "--initial-log-sigma2", -7)
+    assert not done.stderr
+    assert "Molchanov et al." in done.stdout
+    report = json.loads(out.read_text())
+    assert report["error_on"] == "5,000 validation images"
+    (only,) = report["runs"]
+    assert only["weights"] == 266_200
+    assert only["left"] == sum(layer["left"] for layer in only["layers"])
+    assert only["compression"] == 266_200 / only["left"] > 2
+    assert only["error"] < 0.3
+
+
+@pytest.mark.slow
 def test_reproduce_quantization(tmp_path):
     fake_mnist(tmp_path)
     (tmp_path / "mnist.npz").rename(tmp_path / "fashion_mnist.npz")

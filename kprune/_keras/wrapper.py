@@ -42,18 +42,18 @@ class ReplacingWrapper(keras.layers.Wrapper):
         raise NotImplementedError
 
     def _call(self, *args, **kwargs):
-        return self._call_with(self.replaced_values(), args, kwargs)
+        return self.call_with(self.replaced_values(), args, kwargs)
 
-    def _call_with(self, replaced, args, kwargs):
+    def call_with(self, replaced: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call the wrapped layer; `replaced` is as `replaced_values` returns it."""
         with ReplacedValues(*replaced) as scope:
-            outputs = self.layer(*args, **self._accepted(kwargs))
+            outputs = self.layer(*args, **self.accepted(kwargs))
         for loss in scope.own_losses:
             self.add_loss(loss)
         return outputs
 
-    def _accepted(self, kwargs):
-        """`kwargs` without `training` where the layer does not take it."""
+    def accepted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return `kwargs` without `training` where the layer does not take it."""
         if self.layer._call_has_training_arg or "training" not in kwargs:
             return kwargs
         return {name: value for name, value in kwargs.items() if name != "training"}
@@ -62,7 +62,7 @@ class ReplacingWrapper(keras.layers.Wrapper):
         if not self.built:
             # From what it is called with, as if it were called itself.
             inner_spec = copy.copy(call_spec)
-            inner_spec.arguments_dict = self._accepted(call_spec.arguments_dict)
+            inner_spec.arguments_dict = self.accepted(call_spec.arguments_dict)
             self.layer._maybe_build(inner_spec)
             self.build()
 
@@ -95,7 +95,7 @@ class ReplacingWrapper(keras.layers.Wrapper):
         return self.layer.compute_output_shape(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_spec(*args, **self._accepted(kwargs))
+        return self.layer.compute_output_spec(*args, **self.accepted(kwargs))
 
 
 def _with_signature(call, layer):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kprune._keras.scope import ReplacedValues, first_call_of_step
+from kprune._keras.scope import ReplacedValues, first_call_of_step, made_once_a_step
 
 
 class Counting(keras.layers.Layer):
@@ -79,3 +79,24 @@ def test_first_call_of_step():
         model(np.ones((1, 2), "float32"))
         model(np.ones((1, 2), "float32"))
     assert found == [True, False, False, False]
+
+
+def test_made_once_a_step():
+    found, numbers = [], iter(range(10))
+
+    class Noting(keras.layers.Layer):
+        def call(self, inputs):
+            found.append(made_once_a_step(self, lambda: next(numbers)))
+            return inputs
+
+    layer = Noting()
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    assert set(found) == {None}  # Only shapes were worked out.
+    found.clear()
+    for _ in range(2):
+        model(np.ones((1, 2), "float32"))
+    with keras.StatelessScope():
+        model(np.ones((1, 2), "float32"))
+        model(np.ones((1, 2), "float32"))
+    assert found == [0, 0, 1, 1, 2, 2, 2, 2]

@@ -74,7 +74,7 @@ class KLWarmUp(keras.callbacks.Callback):
             return
         self._begun = True
         self._estimated = self._counted = self.examples is not None
-        if not self._layers():
+        if not self._noisy_layers():
             raise ValueError(
                 f"The model {self.model.name!r} has no SparseVariationalDropout layers: pass it "
                 "through kprune.training.sparse_variational_dropout before `compile`."
@@ -97,12 +97,12 @@ class KLWarmUp(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None:
             return
-        layers = self._layers()
+        layers = self._noisy_layers()
         sizes = [math.prod(v.shape) for layer in layers for v in layer.noisy_variables]
         logs["sparsity"] = sum(layer.count_noise() for layer in layers) / sum(sizes)
         logs["kl"] = sum(float(ops.stop_gradient(layer.kl())) for layer in layers)
 
-    def _layers(self):
+    def _noisy_layers(self):
         return noisy_layers_in(self.model)
 
     def _batches(self):
@@ -111,7 +111,7 @@ class KLWarmUp(keras.callbacks.Callback):
     def _scale(self, examples):
         steps = self.warm_up * self._batches() * self.params.get("epochs", 1)
         scale = None if examples is None else self.kl_weight / examples
-        for layer in self._layers():
+        for layer in self._noisy_layers():
             layer.scale_kl(scale, steps)
 
 

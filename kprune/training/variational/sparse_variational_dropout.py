@@ -41,7 +41,7 @@ def sparse_variational_dropout(
     Example:
 
     ```python
-    model = kprune.training.sparse_variational_dropout(model, initial_log_sigma2=-5.0)
+    model = kprune.training.sparse_variational_dropout(model)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, epochs=100, callbacks=[kprune.training.KLWarmUp()])
     ```

@@ -120,7 +120,7 @@ class SparseVariationalDropout(ReplacingWrapper):
             return self._with_noisy_outputs(*args, **kwargs)
         noisy = [weight.variable for weight in self._noisy]
         values = [ops.cast(each.drawn(), each.variable.dtype) for each in self._noisy]
-        return self._call_with((noisy, values), args, kwargs)
+        return self.call_with((noisy, values), args, kwargs)
 
     def _with_noisy_outputs(self, *args, **kwargs):
         (noisy,) = self._noisy
@@ -130,7 +130,7 @@ class SparseVariationalDropout(ReplacingWrapper):
         )
         noise = deviation * self.normal(ops.shape(deviation))
         layer = local_reparametrization.with_noise(self.layer, noise)
-        return layer(*args, **self._accepted(kwargs))
+        return layer(*args, **self.accepted(kwargs))
 
     def _add_once(self, loss):
         # On JAX, Keras drops the losses of a layer's earlier calls in the step.
