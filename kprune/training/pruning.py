@@ -15,6 +15,7 @@ from kprune.pruning.schedules import PruningSchedule, check_sparsity
 from kprune.pruning.window import Window
 from kprune.training.installing import InstallsMasks
 from kprune.training.optimizers import optimizers_in
+from kprune.training.variational.wrapper import noisy_layers_in
 from kprune.training.wrappers.pruning_wrapper import wrappers_in
 
 
@@ -156,4 +157,11 @@ def _check_unwrapped(model):
             f"Layers of {model.name!r} are wrapped in PruneLowMagnitude and prune by "
             "themselves: train with kprune.UpdatePruningStep() instead of kprune.Pruning, or "
             f"without the wrappers. Received: wrapped layers {wrapped}"
+        )
+    noisy = [wrapper.layer.name for wrapper in noisy_layers_in(model)]
+    if noisy:
+        raise ValueError(
+            f"Layers of {model.name!r} learn in SparseVariationalDropout what will be zero: train "
+            "them without kprune.Pruning, take that off with kprune.strip_pruning(model), and then "
+            f"prune further. Received: wrapped layers {noisy}"
         )

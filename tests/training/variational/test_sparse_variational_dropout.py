@@ -194,3 +194,9 @@ def test_what_cannot_be_wrapped(make, error, match):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="kl_scale=-1"):
         sparse_variational_dropout(mlp(), kl_scale=-1)
+
+
+def test_pruning_to_a_sparsity_comes_after_it():
+    model = compiled(sparse_variational_dropout(mlp()))
+    with pytest.raises(ValueError, match="strip_pruning"):
+        model.fit(*data(), verbose=0, callbacks=[KLWarmUp(), kprune.Pruning(0.5)])
