@@ -65,14 +65,14 @@ class Sensitivity(AccumulatingCriterion):
     Weights that the loss has asked to move stay; those that it never cared for go. As with
     `Importance`, shares of layers are comparable with `Global()`.
 
-    Example: two steps' gradients, of which the sum is [[1, 3], [0, 4]].
+    Example: two steps' gradients, of which the sum is [[1, 3], [2, 2]].
 
     >>> criterion = kprune.pruning.Sensitivity()
     >>> weight, accumulated = keras.ops.ones((2, 2)), keras.ops.zeros((2, 2))
-    >>> for gradient in ([[1.0, -1.0], [0.0, 2.0]], [[0.0, 2.0], [0.0, -2.0]]):
+    >>> for gradient in ([[1.0, -1.0], [0.0, 1.0]], [[0.0, 2.0], [2.0, -1.0]]):
     ...     accumulated = criterion.accumulate(accumulated, weight, keras.ops.array(gradient))
     >>> keras.ops.convert_to_numpy(criterion(weight, None, accumulated)).tolist()
-    [[0.125, 0.375], [0.0, 0.5]]
+    [[0.125, 0.375], [0.25, 0.25]]
 
     `kprune.Pruning(0.9, criterion=kprune.pruning.Sensitivity())`
     """

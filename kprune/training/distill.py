@@ -35,12 +35,12 @@ def distill(
     Example:
 
     ```python
-    student = keras.models.clone_model(teacher)
-    student.set_weights(teacher.get_weights())
-    model = kprune.training.distill(student, teacher)
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(0.95)])
-    kprune.strip_pruning(model)
+    student = keras.models.clone_model(model)
+    student.set_weights(model.get_weights())
+    taught = kprune.training.distill(student, teacher=model)
+    taught.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    taught.fit(x, y, epochs=10, callbacks=[kprune.Pruning(0.95)])
+    kprune.strip_pruning(taught)
     kprune.export_tflite(student, "student.tflite")
     ```
 
