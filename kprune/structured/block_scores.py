@@ -1,5 +1,7 @@
 """Scores of blocks: what the model loses without them, measured on data."""
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 
@@ -146,6 +148,25 @@ def cut_data(data, inputs, size):
         yield from (data[i] for i in range(len(data)))
     else:
         yield from data
+
+
+class _Kept(keras.utils.PyDataset):
+    """The batches that an iterator has had."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self._batches = batches
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, i):
+        return self._batches[i]
+
+
+def repeatable(data):
+    """Return data that can be gone through again: of an iterator, its batches."""
+    return _Kept(list(data)) if isinstance(data, Iterator) else data
 
 
 def batch_of(batch, inputs):

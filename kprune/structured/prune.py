@@ -17,6 +17,7 @@ from kprune.pruning import selection
 from kprune.pruning.allocation import Allocation, Global, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.structured.activations import activation_scores
+from kprune.structured.block_scores import repeatable
 from kprune.structured.budget import NEAR, Sizes, check_counts, fit_budget, fit_measured
 from kprune.structured.costs import Cost, calibrate
 from kprune.structured.gradients import scores_on_data
@@ -225,7 +226,7 @@ def _with_depth(model, kind, share, layers, data, loss, free_dim, input_shape, *
 
     form = functional_form(model)
     sizes = sizes_of(concrete_inputs(form, input_shape, free_dim))
-    loss = loss or (model.loss if model.compiled else None)
+    loss, data = loss or (model.loss if model.compiled else None), repeatable(data)
     return prune_with_depth(form, kind, share, data, loss, sizes, narrower)
 
 
