@@ -81,7 +81,7 @@ def distill(
         graph.input,
     )
     logits = _ends_in_logits(student) if from_logits is None else from_logits
-    taught = _Teacher(teacher, temperature, weight, logits)
+    taught = Teacher(teacher, temperature, weight, logits)
     outputs = taught(student(inputs), inputs)
     return keras.Model(inputs, outputs, name=f"distilled_{student.name}")
 
@@ -106,7 +106,7 @@ def _ends_in_logits(model):
 
 
 @keras.saving.register_keras_serializable(package="kprune")
-class _Teacher(keras.layers.Layer):
+class Teacher(keras.layers.Layer):
     """Passes the student's outputs on, and adds to the loss how far they are from the teacher's."""
 
     def __init__(self, teacher, temperature, weight, from_logits, name="teacher", **kwargs):
@@ -147,7 +147,7 @@ class _Teacher(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "_Teacher":
+    def from_config(cls, config: dict[str, Any]) -> "Teacher":
         """Make the layer, and its teacher, from what `get_config` returned."""
         teacher = keras.saving.deserialize_keras_object(config["teacher"])
         return cls(**{**config, "teacher": teacher})

@@ -65,8 +65,10 @@ def test_the_student_is_pruned_and_the_teacher_left_alone():
     teacher.fit(*data(), epochs=2, verbose=0)
     before = teacher.get_weights()
     model = compiled(kprune.training.distill(student, teacher))
-    model.fit(*data(), epochs=6, verbose=0, callbacks=[kprune.Pruning(0.75)])
+    history = model.fit(*data(), epochs=6, verbose=0, callbacks=[kprune.Pruning(0.75)]).history
     kprune.strip_pruning(model)
+    share = sum(zeros(student).values()) / student.count_params()
+    assert history["model_sparsity"][-1] == pytest.approx(share, abs=2e-3)  # Of biases, too.
     assert zeros(student) == expected_zeros(student, 0.75)
     for now, then in zip(teacher.get_weights(), before):
         np.testing.assert_array_equal(now, then)

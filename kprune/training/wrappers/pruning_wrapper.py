@@ -27,6 +27,7 @@ from kprune.pruning.schedules import (
     PruningSchedule,
     check_schedule,
 )
+from kprune.training.distill import Teacher
 from kprune.training.requests import remember
 from kprune.training.wrappers.prunable import (
     is_depthwise,
@@ -289,9 +290,13 @@ def wrappers_in(layer):
 
 
 def weights_besides_masks(model):
-    """Return the `Weight`s of a model, without the state of wrappers in it."""
-    found = weights_of(model)
-    return [weight for weight in found if not isinstance(weight.layer, ReplacingWrapper)]
+    """Return the `Weight`s of a model, without the state of wrappers and those of a teacher."""
+    return [
+        weight
+        for weight in weights_of(model)
+        if not isinstance(weight.layer, ReplacingWrapper)
+        and not any(isinstance(layer, Teacher) for layer in weight.parents)
+    ]
 
 
 def _check_layer(layer):
