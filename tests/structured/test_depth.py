@@ -488,6 +488,7 @@ def test_a_miss_with_depth_is_told_in_the_terms_of_the_whole_model():
     assert f"{_share(small, model, 'flops'):.3f} reached" in str(warning.message)
 
 
+@pytest.mark.slow
 def test_data_that_comes_once_is_enough_for_blocks_and_channels():
     model, (x, y) = transformer(), (np.zeros((40, 6), "int32"), np.zeros((40, 3), "float32"))
     once = ((x[i : i + 20], y[i : i + 20]) for i in (0, 20))

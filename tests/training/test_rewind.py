@@ -1,5 +1,7 @@
 """Rewinding: the values of an earlier time, and the zeros of now."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -9,15 +11,23 @@ import kprune
 from tests.helpers.training import compiled, data, expected_zeros, mlp, zeros
 
 
-def _pruned(**arguments):
+def _pruned(pattern=None):
     """A stripped model with zeros, and what it was before."""
+    values, early = _trained(pattern)
+    model = mlp()
+    model.set_weights(values)
+    return model, [value.copy() for value in early]
+
+
+@functools.cache
+def _trained(pattern):
     keras.utils.set_random_seed(0)
     model = compiled(mlp())
     x, y = data()
     model.fit(x, y, epochs=1, verbose=0)
     early = model.get_weights()
-    model.fit(x, y, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.75, **arguments)])
-    return kprune.strip_pruning(model), early
+    model.fit(x, y, epochs=4, verbose=0, callbacks=[kprune.Pruning(0.75, pattern=pattern)])
+    return kprune.strip_pruning(model).get_weights(), early
 
 
 def test_what_is_left_has_the_earlier_values_and_trains_on():

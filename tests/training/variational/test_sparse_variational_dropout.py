@@ -66,6 +66,7 @@ def test_a_small_lenet_gets_sparse_and_is_plain_once_it_is_stripped(tmp_path):
     np.testing.assert_array_equal(again.predict(x, verbose=0), before)
 
 
+@pytest.mark.slow
 def test_zeros_are_held_in_further_training_and_missed_without():
     stripped = compiled(kprune.strip_pruning(trained(epochs=4, initial_log_sigma2=-4.0)[0]))
     before = zeros(stripped)
@@ -127,6 +128,7 @@ def test_which_layers_are_wrapped():
     assert noisy_layers_in(sparse_variational_dropout(model)) == noisy_layers_in(model)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_class_of_its_own_changes_in_place():
     model = Subclassed()
     x = np.random.default_rng(0).normal(size=(32, 20)).astype("float32")
