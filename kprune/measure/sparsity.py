@@ -12,7 +12,7 @@ from kprune.graphs.load import as_model, to_numpy
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.training.mechanism import groups_in
-from kprune.training.wrappers.pruning_wrapper import weights_besides_masks
+from kprune.training.wrappers.pruning_wrapper import weights_that_stay
 
 
 @dataclass
@@ -155,7 +155,7 @@ def sparsity(model: keras.Model | FilePath) -> SparsityReport:
         for group in groups_in(model)
         for weight in group.weights
     }
-    found = weights_besides_masks(model)
+    found = weights_that_stay(model)
     rows = [_row(weight, *targets.get(id(weight.variable), ())) for weight in found]
     return SparsityReport(model.name, rows, pruning=bool(targets))
 

@@ -177,7 +177,8 @@ class GrowingRegularization(Penalty):
 
     What will go fades out, and what stays takes over before the masks do. At each update of the
     masks those are chosen that the finished mask would prune; they lose at once what the decay
-    comes to until the next update. Wang et al., "Neural pruning via growing regularization" (2021),
+    comes to until the next update, by the `frequency` of the schedule (one step, if a schedule of
+    your own has none). Wang et al., "Neural pruning via growing regularization" (2021),
     where they are chosen once, and the masks follow when the decay has done its work: for that give
     a late `begin`.
 

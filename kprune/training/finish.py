@@ -8,7 +8,7 @@ from kprune.pruning.groups import pruned_share
 from kprune.training import zeros
 from kprune.training.at_risk import watch_zeros
 from kprune.training.requests import requests
-from kprune.training.wrappers.pruning_wrapper import weights_besides_masks, wrappers_in
+from kprune.training.wrappers.pruning_wrapper import weights_that_stay, wrappers_in
 
 
 def finish(model, verbose=1):
@@ -67,7 +67,7 @@ def _summary(model, found):
     asked = sorted({f"{request.sparsity:g}" for request in found})
     groups = [request.group for request in found]
     kernels = sum(weight.is_kernel for group in groups for weight in group.weights)
-    whole = sparsity_of(weights_besides_masks(model))
+    whole = sparsity_of(weights_that_stay(model))
     text = (
         f"kprune: sparsity {pruned_share(groups):.4f} of {kernels} weights "
         f"(asked: {', '.join(asked)}), {whole:.4f} of the whole model"

@@ -16,7 +16,7 @@ from kprune.training.mechanism import Mechanism, register
 from kprune.training.optimizers import optimizers_in, replace_optimizers
 from kprune.training.pruning_optimizer import PruningOptimizer
 from kprune.training.run import Run
-from kprune.training.wrappers.pruning_wrapper import weights_besides_masks
+from kprune.training.wrappers.pruning_wrapper import weights_that_stay
 from kprune.training.zeros import pruned_groups, pruning_optimizers
 
 
@@ -132,7 +132,7 @@ class InstallsMasks(keras.callbacks.Callback):
             check_finite([weight for group in groups for weight in group.weights])
         if logs is not None:
             logs["sparsity"] = pruned_share(groups)
-            logs["model_sparsity"] = sparsity_of(weights_besides_masks(self.model))
+            logs["model_sparsity"] = sparsity_of(weights_that_stay(self.model))
             if any(group.setting.penalty is not None for group in groups):
                 logs["near_zero"] = near_zero_share(groups)
 

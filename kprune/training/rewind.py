@@ -10,7 +10,7 @@ from keras import ops
 
 from kprune._keras import backend
 from kprune.graphs.weights import check_model, count_zeros, weights_of
-from kprune.training.mechanism import mechanisms
+from kprune.training.strip import find_pruning
 
 
 def rewind(model: keras.Model, to: Any) -> None:
@@ -50,7 +50,7 @@ def rewind(model: keras.Model, to: Any) -> None:
         OSError: the file cannot be read; the model is left as it was.
     """
     check_model(model)
-    installed = [text for mechanism in mechanisms() for text in mechanism.describe(model)]
+    installed = find_pruning(model)
     if installed:
         raise ValueError(
             f"{'; '.join(installed)}. Take it off first: model = kprune.strip_pruning(model)"

@@ -145,8 +145,8 @@ def _classes(n):
         (lambda: kprune.training.distill(mlp(), "mlp"), TypeError, "Keras 3 model"),
         (lambda: kprune.training.distill(mlp(), mlp(), temperature=0), ValueError, "temperature"),
         (lambda: kprune.training.distill(mlp(), mlp(), weight=1.0), ValueError, "weight"),
-        (lambda: kprune.training.distill(mlp(built=False) and keras.Sequential([layers.Dense(2)]),
-                                         mlp()), ValueError, "not built"),
+        (lambda: kprune.training.distill(keras.Sequential(mlp(built=False)), mlp()), ValueError,
+         "not built"),
     ],
 )  # fmt: skip
 def test_errors(make, error, message):

@@ -289,8 +289,8 @@ def wrappers_in(layer):
     return [part for part in flatten_layers(layer) if isinstance(part, PruneLowMagnitude)]
 
 
-def weights_besides_masks(model):
-    """Return the `Weight`s of a model, without the state of wrappers and those of a teacher."""
+def weights_that_stay(model):
+    """Return the `Weight`s that a model is left with: not those of wrappers and teachers."""
     return [
         weight
         for weight in weights_of(model)
