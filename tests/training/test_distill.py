@@ -145,7 +145,7 @@ def _classes(n):
         (lambda: kprune.training.distill(mlp(), "mlp"), TypeError, "Keras 3 model"),
         (lambda: kprune.training.distill(mlp(), mlp(), temperature=0), ValueError, "temperature"),
         (lambda: kprune.training.distill(mlp(), mlp(), weight=1.0), ValueError, "weight"),
-        (lambda: kprune.training.distill(keras.Sequential(mlp(built=False)), mlp()), ValueError,
+        (lambda: kprune.training.distill(mlp(built=False), mlp()), ValueError,
          "not built"),
     ],
 )  # fmt: skip
