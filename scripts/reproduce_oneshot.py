@@ -1,13 +1,15 @@
 """Trained networks, pruned at once from 512 images without labels: a table.
 
     python scripts/reproduce_oneshot.py --json out.json
+    python scripts/reproduce_oneshot.py --channels --network cnn
     python scripts/reproduce_oneshot.py --network lenet-300-100 --seeds 1 --epochs 5
 
 LeNet-300-100 on MNIST and a small CNN with batch normalizations on Fashion-MNIST are trained, and
 then pruned by `kprune.prune_once` with each method, from the same weights and the same 512 images
 of the training set; nothing is trained after it. The error is that on the 10,000 test images, which
-nothing was chosen by. `--network mobilenet` says instead how long a MobileNet of 4 million weights
-takes, and the most memory, with 512 random images of 128 x 128.
+nothing was chosen by. With `--channels` whole channels go. `--network mobilenet` says instead how
+long a MobileNet of 4 million weights takes, and the most memory, with 512 random images of 128 x
+128.
 
 The data are those of `keras.datasets`, or of .npz files in `--data-dir` (KPRUNE_DATA_DIR).
 """
@@ -30,6 +32,8 @@ NETWORKS = {
     "lenet-300-100": ("mnist", (0.7, 0.8, 0.9), 40),
     "cnn": ("fashion_mnist", (0.5, 0.7, 0.8), 15),
 }
+
+CHANNEL_SPARSITIES = (0.3, 0.5, 0.7)
 
 
 def build(name):
@@ -64,13 +68,15 @@ def trained(name, x, y, epochs):
     return model
 
 
-def rows_of(name, seed, data_dir, epochs):
+def rows_of(name, seed, data_dir, epochs, channels):
     """Yield a dict of figures for each method and sparsity."""
     import keras
 
     import kprune
 
     data, sparsities, usual = NETWORKS[name]
+    pattern = kprune.Channels() if channels else kprune.Unstructured()
+    sparsities = CHANNEL_SPARSITIES if channels else sparsities
     (x, y), (x_test, y_test) = images(data, data_dir)
     keras.utils.set_random_seed(seed)
     model = trained(name, x, y, epochs or usual)
@@ -90,7 +96,7 @@ def rows_of(name, seed, data_dir, epochs):
         for method in METHODS:
             model.set_weights(weights)
             begin = time.process_time()
-            kprune.prune_once(model, sparsity, chosen, method)
+            kprune.prune_once(model, sparsity, chosen, method, pattern=pattern)
             yield row(method, sparsity, begin)
 
 
@@ -139,6 +145,7 @@ def main(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     epochs: Annotated[int | None, typer.Option(help="Of the dense training.")] = None,
+    channels: Annotated[bool, typer.Option("--channels", help="Prune whole channels.")] = False,
     data_dir: Annotated[Path | None, typer.Option(envvar="KPRUNE_DATA_DIR")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ):
@@ -151,7 +158,7 @@ def main(
         typer.echo(found["mobilenet"])
     for name in names:
         for seed in range(seeds):
-            for row in rows_of(name, seed, data_dir, epochs):
+            for row in rows_of(name, seed, data_dir, epochs, channels):
                 found["rows"].append(row)
                 typer.echo(row, err=True)
     typer.echo("\n".join(table(found["rows"])))

@@ -30,7 +30,7 @@ def prune(
         Method.obs
     ),
     pattern: Annotated[
-        str, typer.Option(help="unstructured, block:4,1, nm:2,4 or channels.")
+        str, typer.Option(help="unstructured, block:4,1, nm:2,4, or channels, which leave the model.")
     ] = "unstructured",
     examples: Annotated[int, typer.Option(min=1, help="How many of the file to use.")] = 512,
     json: Json = None,
@@ -40,6 +40,7 @@ def prune(
         from kprune._system.files import destination, replacing
         from kprune.graphs.load import load_keras
         from kprune.oneshot import prune_once
+        from kprune.structured import Channels, shrink
 
         check_json(json)
         destination(output, ".keras")
@@ -47,6 +48,8 @@ def prune(
         model = load_keras(file)
         arrays = _arrays(data, model, examples)
         model, report = prune_once(model, sparsity, arrays, str(method), pattern=chosen)
+        if isinstance(chosen, Channels):
+            model = shrink(model)
         with replacing(output, ".keras") as path:
             model.save(path)
         show(report, json)

@@ -52,7 +52,8 @@ def linear_of(weight):
     owner, name = weight.layer, weight.variable.name
     around = weight.parents[-2] if len(weight.parents) > 1 else None
     if isinstance(owner, _CELLS):
-        return _recurrent(around, weight.variable) if isinstance(around, keras.layers.RNN) else None
+        known = name in ("kernel", "recurrent_kernel") and isinstance(around, keras.layers.RNN)
+        return _recurrent(around, weight.variable) if known else None
     found = _of_layer(owner, name, tuple(weight.variable.shape))
     if found is None or not isinstance(around, keras.layers.TimeDistributed):
         return found

@@ -54,8 +54,9 @@ def prune_once(
     - `"wanda"`: |weight| x the norm of its input decides (Sun et al., 2024); what is kept stays.
     - `"magnitude"`: |weight| decides; the control.
 
-    With `pattern=Channels()` whole channels become zero, by magnitude, and the layers that take
-    them are updated; `kprune.shrink` then removes them.
+    With `pattern=Channels()` whole channels become zero, those that the layers which take them in
+    can best do without (`"obs"`: after their update, as in ZipLM, Kurtic et al., 2023), and
+    `kprune.shrink` then removes them.
 
     Args:
         model: a built `keras.Model` with trained weights.

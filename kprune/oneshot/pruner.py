@@ -7,9 +7,10 @@ from rich.progress import Progress
 
 from kprune._keras import backend
 from kprune._keras.layers import flatten_layers
+from kprune.oneshot.channel_choice import ChannelChoice
 from kprune.oneshot.linear import linear_of
 from kprune.oneshot.moments import measure_again, moments_of
-from kprune.oneshot.reconstruct import Problem
+from kprune.oneshot.reconstruct import problem_of
 from kprune.oneshot.report import WeightResult
 from kprune.oneshot.stages import stages
 from kprune.pruning.exact_count import lowest_pruned
@@ -21,11 +22,9 @@ class Pruner:
     def __init__(self, model, groups, method, batches, recalibrate):
         self._model, self._method = model, method
         self._batches, self._examples = batches, sum(len(first(x)) for x in batches)
-        self._results, self._linear = {}, {}
+        self._groups, self._results, self._linear = groups, {}, {}
         self._masks = {}  # From a variable's id to its mask, of whole channels.
         self._plans = {}  # From a variable's id to its `Weight`, pattern and how many units go.
-        for one in groups:
-            self._plan(one)
         self._norms = [
             layer
             for layer in flatten_layers(model)
@@ -33,9 +32,19 @@ class Pruner:
             and layer.trainable
         ]  # fmt: skip
 
-    def _plan(self, group):
+    def _masks_of(self, group, follow):
+        """The mask of each weight of a group: by magnitude, or of channels chosen on the data."""
         values = [backend.read(weight.variable) for weight in group.weights]
-        masks = group.masks(values, group.setting.final_sparsity)
+        sparsity = group.setting.final_sparsity
+        if group.unit != "channels" or self._method == "magnitude":
+            return group.masks(values, sparsity)
+        updates = self._method == "obs"
+        choice = ChannelChoice(group, group.kept(values, sparsity), self._examples, updates)
+        stages(self._model, self._batches, choice.layers, follow(choice.layers, choice.visit))
+        choice.finish()
+        return group.spread([keras.ops.convert_to_tensor(one) for one in choice.kept])
+
+    def _plan(self, group, masks):
         for weight, mask in zip(group.weights, masks):
             linear = linear_of(weight)
             if linear is not None:
@@ -51,20 +60,30 @@ class Pruner:
 
     def run(self):
         """Prune everything; return a list of `WeightResult`s."""
-        wanted = {
-            id(linear.layer): linear.layer for found in self._linear.values() for _, linear in found
-        }
-        wanted |= {id(layer): layer for layer in self._norms}
         stderr = Console(stderr=True)
         with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-            task = progress.add_task("pruning", total=len(wanted))
 
-            def visit(layer, run):
-                progress.update(task, description=layer.name)
-                self._visit(layer, run)
-                progress.advance(task)
+            def follow(layers, visit):
+                task = progress.add_task("pruning", total=len(layers))
 
-            stages(self._model, self._batches, list(wanted.values()), visit)
+                def shown(layer, run):
+                    progress.update(task, description=layer.name)
+                    visit(layer, run)
+                    progress.advance(task)
+
+                return shown
+
+            for group in self._groups:
+                self._plan(group, self._masks_of(group, follow))
+            wanted = {
+                id(layer): layer
+                for layer in [
+                    *(linear.layer for found in self._linear.values() for _, linear in found),
+                    *self._norms,
+                ]
+            }
+            layers = list(wanted.values())
+            stages(self._model, self._batches, layers, follow(layers, self._visit))
         for weight, _, _, mask in self._plans.values():
             self._by_magnitude(weight, mask)
         return list(self._results.values())
@@ -97,13 +116,7 @@ class Pruner:
                 self._prune(weight, linear, moment)
 
     def _prune(self, weight, linear, moment):
-        value = keras.ops.convert_to_numpy(weight.variable).astype("float32")
-        bias = linear.bias if moment.has_bias and linear.bias is not None else None
-        matrix = moment.blocks(linear.matrix(value))
-        if bias is not None:
-            row = keras.ops.convert_to_numpy(bias).astype("float32")
-            matrix = np.concatenate([matrix, row.reshape(len(matrix), 1, -1)], axis=1)
-        problem = Problem(matrix, moment.total, fixed=int(bias is not None))
+        matrix, bias, problem = problem_of(weight, linear, moment)
         if problem.is_empty:
             return
         new = self._solved(weight, linear, moment, problem, matrix, bias)

@@ -7,6 +7,7 @@ with a rising sparsity (Boža, "Fast and effective weight update for pruned larg
 all outputs at once; then the kept weights are the least-squares solution, by conjugate gradients.
 """
 
+import keras
 import numpy as np
 
 DAMPING = 0.01  # Of the mean second moment, added to each; what is singular is so no longer.
@@ -14,6 +15,27 @@ _PENALTY = 0.3
 _RISING, _STEPS = 16, 20
 _REFIT_STEPS = 60
 _CONVERGED = 1e-10
+
+
+def problem_of(weight, linear, moment):
+    """Return `(matrix, bias, problem)` of a `Weight` on data.
+
+    Args:
+        weight: the `Weight`.
+        linear: its `Linear`.
+        moment: its `Moment`.
+
+    Returns:
+        Its matrices, float array [groups, d, outputs], with the bias as the last of the d; the
+        bias's variable, None without one; and the `Problem`.
+    """
+    value = keras.ops.convert_to_numpy(weight.variable).astype("float32")
+    matrix = moment.blocks(linear.matrix(value))
+    bias = linear.bias if moment.has_bias else None
+    if bias is not None:
+        row = keras.ops.convert_to_numpy(bias).astype("float32")
+        matrix = np.concatenate([matrix, row.reshape(len(matrix), 1, -1)], axis=1)
+    return matrix, bias, Problem(matrix, moment.total, fixed=int(bias is not None))
 
 
 class Problem:
@@ -36,6 +58,21 @@ class Problem:
         self._moment = (damped / (self._norms * self._norms.swapaxes(1, 2))).astype("float32")
         self._matrix = (matrix * self._norms).astype("float32")
         self._target = self._moment @ self._matrix
+
+    @property
+    def moment(self):
+        """The second moment of inputs of one size, damped, float array [groups, d, d]."""
+        return self._moment
+
+    @property
+    def matrix(self):
+        """The matrices for inputs of one size, float array [groups, d, outputs]."""
+        return self._matrix
+
+    @property
+    def energy(self):
+        """The sum of the output's squares, a float."""
+        return max(float((self._matrix * self._target).sum()), 1e-30)
 
     def scores(self):
         """Return |weight| x the norm of its input (Sun et al., "Wanda", 2024)."""
@@ -80,8 +117,7 @@ class Problem:
     def error(self, matrix):
         """Return the share of the output's squares that other matrices change, a float."""
         change = matrix * self._norms - self._matrix
-        before = float((self._matrix * self._target).sum())
-        return float((change * (self._moment @ change)).sum()) / max(before, 1e-30)
+        return float((change * (self._moment @ change)).sum()) / self.energy
 
     def _select(self, select, values, share):
         if not self._fixed:

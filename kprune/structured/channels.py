@@ -131,6 +131,13 @@ class ChannelMasks(Group):
 
     def masks(self, values, sparsity, gradients=None, scores=None, accumulated=None):
         """Return the mask of each weight at a sparsity; see `Group.masks`."""
+        return self.spread(self.kept(values, sparsity, gradients, scores, accumulated))
+
+    def kept(self, values, sparsity, gradients=None, scores=None, accumulated=None):
+        """Return which channels of each of the channel groups stay, bool tensors [channels].
+
+        Args as of `Group.masks`.
+        """
         criterion = scores or self.setting.criterion
         given = scored(values, gradients, accumulated)
         of = {id(weight.variable): each for weight, each in zip(self.weights, given)}
@@ -143,11 +150,10 @@ class ChannelMasks(Group):
             return known.get(id(variable))
 
         ranked = [channel_scores(g, criterion, scores_of) for g in self.channel_groups]
-        kept = [
+        return [
             lowest_pruned([score], count)[0]
             for score, count in zip(ranked, self._counts(ranked, sparsity))
         ]
-        return self._spread(kept)
 
     def _factors(self, values, amount):
         """What each weight is multiplied by: wherever a channel is made, scaled or shifted."""
@@ -163,7 +169,7 @@ class ChannelMasks(Group):
                     entries = entries + channel_sums(slot, ops.ones_like(value), group.channels)
             sizes = ops.sqrt(squares / ops.maximum(entries, 1.0))
             factors.append(self.setting.penalty.of_units(sizes, amount))
-        return self._spread(factors, 1.0, ops.multiply, _made_in)
+        return self.spread(factors, 1.0, ops.multiply, _made_in)
 
     def _counts(self, ranked, sparsity):
         """How many channels each group loses."""
@@ -186,8 +192,8 @@ class ChannelMasks(Group):
         distance = ops.abs(allowed - ops.cast(ops.round(gone), "int32"))
         return ops.take(allowed, ops.argmin(distance))
 
-    def _spread(self, of_channels, others=True, join=ops.logical_and, places=None):
-        """For each weight a tensor of its shape, from one value for each channel of each group.
+    def spread(self, of_channels, others=True, join=ops.logical_and, places=None):
+        """Return a tensor of each weight's shape, from a value for each channel of each group.
 
         Args:
             of_channels: list of tensors [channels], for each group.
@@ -232,7 +238,7 @@ class ChannelMasks(Group):
     def held(self):
         """Return the masks that keep the channels that are zero now; see `Group.held`."""
         alive = self._alive()
-        return self._spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
+        return self.spread([ops.logical_or(one, ops.logical_not(ops.any(one))) for one in alive])
 
     def held_share(self):
         """Return the share of channels that is zero now and would be held."""
@@ -284,7 +290,7 @@ class ChannelMasks(Group):
     def restored(self, sparsity):
         """Return the masks of the zeros there are, or new ones if they do not fit a sparsity."""
         if sparsity > 0 and self.fits(sparsity):
-            return self._spread(self._alive())
+            return self.spread(self._alive())
         values = [backend.read(weight.variable) for weight in self.weights]
         return self.masks(values, sparsity, scores=Magnitude())
 

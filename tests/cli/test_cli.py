@@ -128,6 +128,10 @@ def test_prune(tmp_path):
     assert (kernel == 0).mean() == 0.5
     result = kprune(*whole, "--output", tmp_path / "b.keras", "--pattern", "block:2,1")
     assert result.exit_code == 0, result.output
+    result = kprune(*whole, "--output", tmp_path / "c.keras", "--pattern", "channels")
+    assert result.exit_code == 0, result.output
+    small = keras.models.load_model(tmp_path / "c.keras")
+    assert small.weights[0].shape[1] == model.weights[0].shape[1] // 2
     np.savez(tmp_path / "two.npz", a=x, b=x)
     for options, message in (
         (["--pattern", "block:2"], "block:ROWS,COLUMNS"),

@@ -192,6 +192,68 @@ def test_whole_channels():
     assert errors["obs"] < 0.8 * errors["magnitude"]
 
 
+@pytest.mark.parametrize("method", ["obs", "wanda"])
+def test_channels_that_others_replace_go(method):
+    """Large as they are: the outputs stay. By the size of inputs alone they would stay instead."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((12, 12, 2))
+    x = layers.Conv2D(8, 3, activation="relu", name="first")(x)
+    x = layers.Add()([x, layers.Conv2D(8, 1, use_bias=False, name="second")(x)])
+    flat = layers.Dense(3, name="flat")(layers.Flatten()(x))
+    pooled = layers.Dense(3, name="pooled")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, [flat, pooled])
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        kernel, *bias = layer.get_weights()
+        kernel[..., 4:] = 3 * kernel[..., :4]
+        layer.set_weights([kernel, *bias])
+    kernel = model.get_layer("second").get_weights()[0]
+    model.get_layer("second").set_weights([np.abs(kernel)])
+    data = _images(128)
+    expected = [y.std() for y in model.predict(data, verbose=0)]
+    before = model.predict(data, verbose=0)
+    kprune.prune_once(model, 0.5, data, method, pattern=kprune.Channels())
+    zeros = [
+        np.abs(model.get_layer(name).get_weights()[0]).sum((0, 1, 2)) == 0
+        for name in ("first", "second")
+    ]
+    assert zeros[0].sum() == 4
+    assert (zeros[0] == zeros[1]).all()
+    after = model.predict(data, verbose=0)
+    change = max(np.abs(a - b).mean() / std for a, b, std in zip(after, before, expected))
+    if method == "obs":
+        assert not (zeros[0][:4] & zeros[0][4:]).any()
+        assert change < 0.05
+    else:
+        assert zeros[0][:4].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["densenet", "grouped_convolutions", "keras_transformer", "lstm_stack", "mobilenet_v2",
+     "resnet", "rms_transformer", "unet", "vgg", "vision_transformer"],
+)  # fmt: skip
+def test_channels_of_all_kinds(name, monkeypatch):
+    """As many of each group go as by magnitude, and no more is lost."""
+    random = np.random.default_rng(0)
+    shapes = [(64, *tensor.shape[1:]) for tensor in TOPOLOGIES[name]().inputs]
+    (x,) = (random.normal(size=shape).astype("float32") for shape in shapes)
+    sizes, errors = [], []
+    for method in ("obs", "magnitude"):
+        keras.utils.set_random_seed(0)
+        model = TOPOLOGIES[name]()
+        before = model.predict(x, verbose=0)
+        kprune.prune_once(model, 0.5, x, method, pattern=kprune.Channels(), recalibrate=False)
+        small = kprune.shrink(model)
+        got = small.predict(x, verbose=0)
+        np.testing.assert_allclose(got, model.predict(x, verbose=0), 1e-3, 1e-4)
+        sizes.append(small.count_params())
+        errors.append(np.abs(got - before).mean())
+    assert sizes[0] == sizes[1]
+    assert errors[0] < errors[1]
+
+
 def test_batch_normalizations_are_measured_again():
     x = _images()
     model, _ = kprune.prune_once(_cnn(), 0.6, x)
