@@ -35,6 +35,7 @@ from reproduce_mnist import Name, build
 
 VALIDATION = 5_000
 ARMS = ("dense", "plain", "pruned")
+REGROWTH = 0.5  # The share of what is kept that gradients choose at first.
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Recipe:
     dropout: float  # The dense network's.
     batch_size: int = 128
     learning_rate: float = 2e-3
+    arms: tuple = ARMS
 
 
 RECIPES = {
@@ -54,7 +56,11 @@ RECIPES = {
         {"Sparse VD": (68, 0.0192), "DNS": (56, 0.0199)}, ratio=68, epochs=100, dropout=0.1
     ),
     Name.CNN: Recipe(
-        {"Sparse VD": (280, 0.0075), "DNS": (108, 0.0091)}, ratio=111, epochs=12, dropout=0.3
+        {"Sparse VD": (280, 0.0075), "DNS": (108, 0.0091)},
+        ratio=111,
+        epochs=30,
+        dropout=0.3,
+        arms=("dense", "plain"),
     ),
 }
 
@@ -78,25 +84,26 @@ def fit(model, name, data, seed, epochs, callbacks):
     return float(np.mean(predicted != y_test))
 
 
-def run(name, seed, ratio, data, epochs, on_epoch):
-    """Train a network dense, plainly pruned and pruned; return the figures as plain data."""
+def run(name, seed, ratio, data, epochs, arms, on_epoch):
+    """Train a network once for each arm; return the figures as plain data."""
     import keras
 
     import kprune
 
-    recipe, begin = RECIPES[name], time.perf_counter()
-    follow = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)
-    keras.utils.set_random_seed(seed)
-    model = build(name, recipe.dropout)
-    found = {"dense": fit(model, name, data, seed, epochs, [follow])}
-    for arm, regrowth in (("plain", None), ("pruned", kprune.pruning.RigL(0.5))):
+    begin, found = time.perf_counter(), {}
+    for arm in arms:
         keras.utils.set_random_seed(seed)
-        model = build(name, 0.0)
-        pruning = kprune.Pruning(
-            1 - 1 / ratio, allocation=kprune.Global(), end=0.5, regrowth=regrowth
-        )
-        found[arm] = fit(model, name, data, seed, epochs, [pruning, follow])
-        model = kprune.strip_pruning(model)
+        model = build(name, RECIPES[name].dropout if arm == "dense" else 0.0)
+        callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=on_epoch)]
+        if arm != "dense":
+            regrowth = kprune.pruning.RigL(REGROWTH) if arm == "pruned" else None
+            sparsity = 1 - 1 / ratio
+            callbacks.append(
+                kprune.Pruning(sparsity, allocation=kprune.Global(), end=0.5, regrowth=regrowth)
+            )
+        found[arm] = fit(model, name, data, seed, epochs, callbacks)
+        if arm != "dense":
+            model = kprune.strip_pruning(model)
     kernels = [value for value in model.get_weights() if value.ndim > 1]
     left = [int(np.count_nonzero(kernel)) for kernel in kernels]
     return {
@@ -112,21 +119,22 @@ def show(console, name, found, of):
     """Print a row for each seed, their mean, and the published."""
     from kprune.report import tables
 
+    arms = list(found["errors"])
     rows = [
         (
             str(run["seed"]),
-            *(tables.percent(run["errors"][arm]) for arm in ARMS),
+            *(tables.percent(run["errors"][arm]) for arm in arms),
             f"{run['ratio']:.1f}x",
             " + ".join(map(tables.count, run["left"])),
         )
         for run in found["runs"]
     ]
-    mean = ("mean", *(tables.percent(found["errors"][arm]) for arm in ARMS), "", "")
+    mean = ("mean", *(tables.percent(found["errors"][arm]) for arm in arms), "", "")
     rows += [
-        (who, "", "", tables.percent(error), f"{ratio}x", "")
+        (who, *[""] * (len(arms) - 1), tables.percent(error), f"{ratio}x", "")
         for who, (ratio, error) in RECIPES[name].published.items()
     ]
-    columns = ["seed", *(f">{arm}" for arm in ARMS), ">fewer weights", ">weights left"]
+    columns = ["seed", *(f">{arm}" for arm in arms), ">fewer weights", ">weights left"]
     title = f"{name}: error on {of} after the last of {found['epochs']} epochs"
     console.print(tables.table(columns, rows, title=title, total=mean))
 
@@ -138,6 +146,9 @@ def main(
         float | None, typer.Option(help="How many times fewer weights; by default the records'.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Of dense,plain,pruned; by default the recipe's.")
+    ] = None,
     validate: Annotated[bool, typer.Option(help="Leave the test images alone.")] = False,
     train_size: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     data_dir: Annotated[
@@ -155,15 +166,19 @@ def main(
     with plain_errors():
         if ratio is not None and not ratio > 1:
             raise ValueError(f"--ratio must be above 1. Received: {ratio}")
+        tried = arms.split(",") if arms else None
+        if not set(tried or ()) <= set(ARMS):
+            raise ValueError(f"--arms are of {', '.join(ARMS)}. Received: {arms}")
         data = images("mnist", data_dir, validate, train_size, VALIDATION)
     console, results = Console(), []
     of = f"{len(data[1][0]):,} {'validation' if validate else 'test'} images"
     for name in model or list(Name):
         recipe = RECIPES[name]
         count, fewer = epochs or recipe.epochs, ratio or recipe.ratio
-        with progress(f"Training {name}", len(ARMS) * seeds * count) as advance:
-            runs = [run(name, seed, fewer, data, count, advance) for seed in range(seeds)]
-        means = {arm: statistics.fmean(one["errors"][arm] for one in runs) for arm in ARMS}
+        own = tried or recipe.arms
+        with progress(f"Training {name}", len(own) * seeds * count) as advance:
+            runs = [run(name, seed, fewer, data, count, own, advance) for seed in range(seeds)]
+        means = {arm: statistics.fmean(one["errors"][arm] for one in runs) for arm in own}
         found = {"model": str(name), "epochs": count, "ratio": fewer, "errors": means, "runs": runs}
         show(console, name, found, of)
         results.append(found)

@@ -30,7 +30,8 @@ def prune(
         Method.obs
     ),
     pattern: Annotated[
-        str, typer.Option(help="unstructured, block:4,1, nm:2,4, or channels, which leave the model.")
+        str,
+        typer.Option(help="unstructured, block:4,1, nm:2,4, or channels, which leave the model."),
     ] = "unstructured",
     examples: Annotated[int, typer.Option(min=1, help="How many of the file to use.")] = 512,
     json: Json = None,

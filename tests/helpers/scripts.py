@@ -19,7 +19,7 @@ def run(script, *arguments):
     return done
 
 
-def fake_mnist(folder):
+def fake_mnist(folder, name="mnist"):
     """Images whose class can be seen: a bright bar at the class's place."""
     rng = np.random.default_rng(0)
     arrays = {}
@@ -29,7 +29,7 @@ def fake_mnist(folder):
         for i, label in enumerate(labels):
             images[i, 2 * label : 2 * label + 3] += 150
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    np.savez(folder / "mnist.npz", **arrays)
+    np.savez(folder / f"{name}.npz", **arrays)
 
 
 def fake_reviews(folder):
