@@ -158,11 +158,11 @@ def _pruned(model, arm, sparsity, steps):
 # --- In the parent's process --------------------------------------------------------------------
 
 
-def jobs(seeds, sparsities):
+def jobs(seeds, sparsities, arms):
     """All trainings, dense ones first: tuples `(arm, sparsity, seed)`."""
     dense = [(DENSE, None, seed) for seed in range(seeds)]
-    arms = [(arm, s) for s in sparsities for arm in ARMS if arm != DENSE]
-    return dense, [(*arm, seed) for seed in range(seeds) for arm in arms]
+    pruned = [(arm, sparsity) for sparsity in sparsities for arm in arms]
+    return dense, [(*one, seed) for seed in range(seeds) for one in pruned]
 
 
 def show(console, runs, of):
@@ -190,6 +190,7 @@ def show(console, runs, of):
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 3,
     sparsities: Annotated[str, typer.Option(help="Separated by commas.")] = "0.9,0.95,0.98",
+    arms: Annotated[str, typer.Option(help="Separated by commas.")] = "TFMOT,uniform,global",
     epochs: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 6,
     validate: Annotated[bool, typer.Option(help="Leave the test images alone.")] = False,
     train_size: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
@@ -210,6 +211,9 @@ def main(
         if not find_spec("tensorflow_model_optimization") or not find_spec("tf_keras"):
             raise ImportError('TFMOT is not installed: pip install "kprune[tfmot]"')
         levels = [float(level) for level in sparsities.split(",")]
+        own = arms.split(",")
+        if not set(own) <= set(ARMS[1:]):
+            raise ValueError(f"--arms are of {', '.join(ARMS[1:])}. Received: {arms}")
         data = ("fashion_mnist", data_dir, validate, train_size, VALIDATION)
         _, (held_out, _) = images(*data)
         of = f"{len(held_out):,} {'validation' if validate else 'test'} images"
@@ -228,7 +232,7 @@ def main(
             processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1
         )
         threads = max(1, os.cpu_count() // processes)
-        phases = [[job for job in phase if job not in done] for phase in jobs(seeds, levels)]
+        phases = [[job for job in phase if job not in done] for phase in jobs(seeds, levels, own)]
         with pool, progress("Training", sum(map(len, phases))) as advance:
             for phase in phases:
                 futures = [

@@ -96,12 +96,12 @@ class Pruner:
         value = backend.read(variable)
         variable.assign(keras.ops.where(mask, value, keras.ops.zeros_like(value)))
         if key not in self._results:
-            self._note(weight, "magnitude", None)
+            self._note(weight, "magnitude")
 
-    def _note(self, weight, how, error):
+    def _note(self, weight, how, error=None, singular=False):
         value = keras.ops.convert_to_numpy(weight.variable)
         self._results[id(weight.variable)] = WeightResult(
-            weight.name, tuple(value.shape), how, float(np.mean(value == 0)), error
+            weight.name, tuple(value.shape), how, float(np.mean(value == 0)), error, singular
         )
 
     def _visit(self, layer, run):
@@ -125,7 +125,7 @@ class Pruner:
             new, row = new[:, :-1], new[:, -1]
             bias.assign(row.reshape(bias.shape))
         weight.variable.assign(linear.weight(moment.joined(new)))
-        self._note(weight, self._method, error)
+        self._note(weight, self._method, error, problem.singular)
 
     def _solved(self, weight, linear, moment, problem, matrix, bias):
         """The new matrices."""

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 DAMPING = 0.01  # Of the mean second moment, added to each; what is singular is so no longer.
+_SINGULAR = 1e-5  # Of an input's second moment, what others leave of it.
 _PENALTY = 0.3
 _RISING, _STEPS = 16, 20
 _REFIT_STEPS = 60
@@ -45,6 +46,10 @@ class Problem:
         matrix: float array [groups, d, outputs].
         moment: float array [groups, d, d], the sum of the products of rows.
         fixed: int, how many of the last of the d are never pruned, as a bias.
+
+    Attributes:
+        singular: whether some inputs follow from others, or are always zero, so that damping
+            decides what becomes of their weights.
     """
 
     def __init__(self, matrix, moment, fixed=0):
@@ -52,6 +57,7 @@ class Problem:
         self._fixed = fixed
         mean = np.trace(moment, axis1=1, axis2=2)[:, None, None] / d
         self.is_empty = bool((mean <= 0).all())
+        self.singular = _is_singular(moment)
         damped = moment + np.where(mean > 0, DAMPING * mean, 1.0) * np.eye(d)
         # Of inputs of one size, so that one penalty suits them all.
         self._norms = np.sqrt(np.diagonal(damped, axis1=1, axis2=2))[:, :, None]
@@ -125,3 +131,15 @@ class Problem:
         mask = np.ones(values.shape, bool)
         mask[:, : -self._fixed] = select(np.abs(values[:, : -self._fixed]), share)
         return mask
+
+
+def _is_singular(moment):
+    sizes = np.diagonal(moment, axis1=1, axis2=2)
+    if (sizes <= 0).any():
+        return True
+    sizes = np.sqrt(sizes)[:, :, None]
+    try:
+        factor = np.linalg.cholesky((moment / (sizes * sizes.swapaxes(1, 2))).astype("float64"))
+    except np.linalg.LinAlgError:
+        return True
+    return bool((np.diagonal(factor, axis1=1, axis2=2) ** 2 < _SINGULAR).any())

@@ -18,6 +18,8 @@ class WeightResult:
         sparsity: float, its share of zeros.
         error: float, the change of the layer's output on the data, as the share of the output's
             squares; None where the weight is in no product that was seen.
+        singular: bool, whether some of its inputs follow from others on the data, or are always
+            zero, so that damping (1% of the mean second moment) decides what becomes of it.
     """
 
     name: str
@@ -25,6 +27,7 @@ class WeightResult:
     method: str
     sparsity: float
     error: float | None
+    singular: bool = False
 
 
 @dataclasses.dataclass(repr=False)
@@ -51,6 +54,13 @@ class OneShotReport(Printable):
 
     def __rich__(self):
         notes = ["error: of the layer's output on the data, the share of its squares that changed."]
+        singular = [one.name for one in self.weights if one.singular]
+        if singular:
+            notes.append(
+                f"Some inputs of {len(singular)} of {len(self.weights)} weights follow from others "
+                f"on these data, or are zero ({tables.listed(singular)}): what they multiply is "
+                "decided by damping. More examples may help."
+            )
         for name in self.before or ():
             notes.append(f"{name}: {self.before[name]:.4f} before, {self.after[name]:.4f} after.")
         return tables.table(

@@ -65,6 +65,12 @@ def shape(dims):
     return MISSING if dims is None else str(tuple(dims))
 
 
+def listed(names, most=4, separator=", "):
+    """Write the first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 def _three_digits(value):
     return f"{value:.3f}" if value < 0.9995 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 

@@ -114,7 +114,7 @@ class BlockReport(Printable):
             (
                 block.name,
                 block.kind,
-                _listed(block.layers),
+                tables.listed(block.layers, 3),
                 tables.count(block.parameters),
                 tables.scaled(block.flops),
                 tables.percent(block.flops / self.flops if self.flops else None),
@@ -340,8 +340,3 @@ def _flops(inside, costs, calls):
             parts = flatten_layers(operation) if is_layer else [operation]
             total += sum(costs.get(id(part), 0) for part in parts) / calls[id(operation)]
     return total
-
-
-def _listed(names, most=3):
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -260,8 +260,8 @@ class ChannelReport(Printable):
         free = [group for group in self.groups if not group.frozen]
         rows = [
             (
-                _listed(group.producers) or group.name,
-                _listed(group.consumers),
+                tables.listed(group.producers) or group.name,
+                tables.listed(group.consumers),
                 tables.count(group.channels),
                 tables.count(group.parameters),
                 tables.scaled(group.flops),
@@ -295,15 +295,10 @@ def _of_opened(opened):
             if reason is None
             else f"of the same class: {reason}"
         )
-        yield f"{_listed(names)} ({kind}), with fewer channels: {becomes}."
-
-
-def _listed(names, most=4, separator=", "):
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
+        yield f"{tables.listed(names)} ({kind}), with fewer channels: {becomes}."
 
 
 def _remark(group):
     if group.frozen:
-        return "no: " + _listed(group.frozen, 2, "; ")
-    return "yes, not exactly: " + _listed(group.inexact, 2, "; ") if group.inexact else "yes"
+        return "no: " + tables.listed(group.frozen, 2, "; ")
+    return "yes, not exactly: " + tables.listed(group.inexact, 2, "; ") if group.inexact else "yes"

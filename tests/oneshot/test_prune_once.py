@@ -254,6 +254,21 @@ def test_channels_of_all_kinds(name, monkeypatch):
     assert errors[0] < errors[1]
 
 
+def test_what_is_damped_is_said():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((20,)), layers.Dense(8, name="a"), layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(100, 20)).astype("float32")
+    weights = model.get_weights()
+    _, report = kprune.prune_once(model, 0.5, x)
+    assert [one.singular for one in report.weights] == [False, False]
+    assert "damping" not in str(report)
+    model.set_weights(weights)
+    _, report = kprune.prune_once(model, 0.5, x[:12])
+    assert [one.singular for one in report.weights] == [True, False]
+    assert "inputs of 1 of 2 weights" in " ".join(str(report).split())
+    assert "a/kernel" in str(report)
+
+
 def test_batch_normalizations_are_measured_again():
     x = _images()
     model, _ = kprune.prune_once(_cnn(), 0.6, x)

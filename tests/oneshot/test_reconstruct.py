@@ -63,6 +63,21 @@ def test_inputs_that_are_always_zero():
     rows[:, :, :4] = 0
     problem = Problem(matrix, rows.swapaxes(1, 2) @ rows)
     new = problem.solve(_lowest(20))
+    assert problem.singular
     assert np.isfinite(new).all()
     assert problem.error(new) < 0.02
     assert Problem(matrix, np.zeros((1, 12, 12))).is_empty
+
+
+def test_what_data_leave_open_is_known():
+    rows, matrix, problem = _problem(0)
+    assert not problem.singular
+
+    def singular(rows):
+        return Problem(matrix, (rows.swapaxes(1, 2) @ rows).astype("float32")).singular
+
+    assert not singular(1e4 * rows)  # Whatever the size, and of inputs of other sizes.
+    assert not singular(rows * np.geomspace(1e-3, 1e3, 12))
+    assert singular(rows[:, :11])  # Fewer examples than inputs.
+    rows[:, :, 5] = 3 * rows[:, :, 2] - rows[:, :, 7]
+    assert singular(rows)
