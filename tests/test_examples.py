@@ -79,3 +79,16 @@ def test_prune_once(tmp_path):
     dense, pruned = map(float, re.findall(r"accuracy (0\.\d+) dense, (0\.\d+) with", printed)[0])
     assert pruned > dense - 0.1
     assert (tmp_path / "pruned.tflite").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_which_weights(tmp_path):
+    arguments = ["--epochs", 1, "--train-size", 2000, "--sparsity", 0.9]
+    printed, _ = run("which_weights.py", *arguments, "--out", tmp_path / "best.tflite")
+    shares = {
+        name: float(share) for share, name in re.findall(r"^(0\.\d{4})  (.+)$", printed, re.M)
+    }
+    assert len(shares) == 11
+    assert shares["Magnitude, Global"] > shares["Random"]
+    assert re.search(r" on the test set: 0\.\d+", printed)
+    assert "90.00%" in printed
