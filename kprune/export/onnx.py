@@ -16,6 +16,8 @@ from kprune.formats.onnx import float16, sparse_initializers
 from kprune.formats.onnx.constants import onnx_constants
 from kprune.formats.onnx.quantization import left_in_float
 from kprune.runtimes.onnxruntime import OnnxRuntime
+from kprune.targets.outlook import outlook
+from kprune.targets.target import TARGETS
 
 QUANTIZE = (None, "float16", "dynamic", "int8")
 NEWEST_OPSET = 18  # of tf2onnx
@@ -33,7 +35,7 @@ class ONNX(Format):
     runtime = OnnxRuntime
 
     def __init__(self, sparse=False):
-        self.sparse = sparse
+        self.sparse, self.for_size = sparse, bool(sparse)
 
     def make(self, model, request):
         """Convert the model in float32, then quantize it, then store sparse what pays."""
@@ -73,6 +75,10 @@ class ONNX(Format):
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
         return onnx_constants(blob)
+
+    def outlooks(self, blob, request):
+        """Say what the zeros are worth: nothing, in time."""
+        return [outlook(None, TARGETS["onnxruntime"])]
 
     def inspect(self, blob, request):
         """Refuse what is not valid ONNX, such as tf2onnx makes of operators it does not know.

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import math
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from kprune.export.convert import Request
 from kprune.export.report import ExportReport
 from kprune.export.sparse_tflite import Made
 from kprune.formats.quantization import too_different
+from kprune.formats.tflite.sparsity import SPARSE_FROM
 from kprune.formats.weights import stored_weights
 from kprune.graphs import sample_data
 from kprune.graphs.inputs import signature_of
@@ -26,9 +28,11 @@ from kprune.graphs.sizes import in_words, sized_signature
 from kprune.graphs.weights import weights_of
 from kprune.runtimes import verification
 from kprune.runtimes.batches import CHUNK, batches, join
+from kprune.targets.outlook import everywhere_slow
 from kprune.training.requests import warn_if_unmet
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
+_COMPUTED_IN_FLOAT = (None, "float16")  # Other files are chosen for more than their zeros.
 _VERIFIED_CALIBRATION_SAMPLES = 64
 
 
@@ -37,6 +41,7 @@ class Format:
 
     suffix: str  # of the file, and the `format` of a `Request`
     runtime: type  # what runs the file: a class of kprune.runtimes
+    for_size = False  # whether zeros are stored so as to be small, as was asked
 
     def make(self, model, request):
         """Convert the model; return a `Made`."""
@@ -48,6 +53,10 @@ class Format:
 
     def constants(self, blob):
         """Return the file's constants, for `stored_weights`."""
+        raise NotImplementedError
+
+    def outlooks(self, blob, request):
+        """Return an `Outlook` for each target that a file with zeros is for."""
         raise NotImplementedError
 
 
@@ -103,6 +112,12 @@ def export(
         verification.check(differences, request.quantize, tolerance, reason)
         weights, note = _stored_weights(made.model, format.constants(blob))
         notes += note + _float_note(weights, request.quantize)
+        outlooks = []
+        if any(weight.sparsity >= SPARSE_FROM for weight in weights):
+            outlooks = format.outlooks(blob, request)
+    slow = everywhere_slow(outlooks, path.name)
+    if slow and request.quantize in _COMPUTED_IN_FLOAT and not format.for_size:
+        warnings.warn(slow, stacklevel=3)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),
@@ -119,7 +134,7 @@ def export(
         seconds=time.perf_counter() - start,
         notes=notes,
         rewrites=made.rewrites,
-        targets=made.targets,
+        outlooks=outlooks,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from kprune.formats.weights import StoredWeight
 from kprune.report import tables
 from kprune.runtimes.verification import OutputDifference
+from kprune.targets.outlook import Outlook
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ExportReport:
         seconds: wall time of the export: conversion, running, comparing.
         notes: sentences on what else to know.
         rewrites: what was rewritten for sparse kernels, in a copy of the model.
-        targets: {target: how many times faster than dense, estimated from multiply-adds}, where
-            weights are stored sparse.
+        outlooks: an `Outlook` for each target that the file is for, where a weight is at least 30%
+            zero: whether it is faster there than dense, why, and what would be.
     """
 
     path: str
@@ -59,7 +60,12 @@ class ExportReport:
     seconds: float
     notes: list[str]
     rewrites: list[str] = dataclasses.field(default_factory=list)
-    targets: dict[str, float] = dataclasses.field(default_factory=dict)
+    outlooks: list[Outlook] = dataclasses.field(default_factory=list)
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """{target: how many times faster than dense, estimated}, of the `outlooks`."""
+        return {one.target: one.gain for one in self.outlooks}
 
     @property
     def sparsity(self) -> float | None:
@@ -70,7 +76,11 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, ready for JSON."""
-        return {**dataclasses.asdict(self), "sparsity": self.sparsity}
+        return {
+            **dataclasses.asdict(self),
+            "sparsity": self.sparsity,
+            "targets": self.targets,
+        }
 
     def __str__(self):
         from rich.console import Console
@@ -114,13 +124,13 @@ class ExportReport:
             yield "top-1 agreement", tables.percent(self.top1_agreement)
         if self.sparsity is not None:
             yield "sparsity", tables.percent(self.sparsity)
-        for target, gain in self.targets.items():
-            yield f"on {target}", f"about {gain:.1f}x as fast as dense (estimated)"
         yield "time", f"{self.seconds:.1f} s"
         for change in self.rewrites:
             yield "rewritten", change
         for note in self.notes:
             yield "note", note
+        for one in self.outlooks:
+            yield f"on {one.target}", str(one)
 
 
 def _readable(count):

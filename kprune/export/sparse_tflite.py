@@ -9,7 +9,7 @@ from kprune.formats.tflite.sparsity import SPARSE_FROM
 from kprune.graphs.sizes import sizes_of
 from kprune.graphs.weights import sparsity_of, weights_of
 from kprune.targets import from_tflite, xnnpack
-from kprune.targets.check import check_graph
+from kprune.targets.outlook import outlook
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import TARGETS, get_target
 
@@ -26,14 +26,12 @@ class Made:
         model: the Keras model it was converted from: the one asked for, or a rewritten copy.
         rewrites: what was rewritten in that copy, as strings.
         notes: sentences for the report.
-        targets: {target name: estimated gain over dense} where weights are stored sparse.
     """
 
     blob: bytes
     model: object
     rewrites: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
-    targets: dict = dataclasses.field(default_factory=dict)
 
 
 def make(model, request, sparse, target=None):
@@ -63,7 +61,6 @@ def make(model, request, sparse, target=None):
     made = _sparse(model, dataclasses.replace(request, sparse=True), target)
     problem = _problem(made.blob, target)
     if problem is None:
-        made.targets = _gains(made.blob, target)
         return made
     if sparse is True:
         raise ExportError(
@@ -141,8 +138,7 @@ def _problem(blob, target):
     return None
 
 
-def _gains(blob, target):
+def outlooks(blob, target):
+    """Return an `Outlook` for each target that a file is for."""
     graph = from_tflite.read(blob)
-    if not any(op.weight and op.weight.encoding != "dense" for op in graph.ops):
-        return {}
-    return {each.name: check_graph("", graph, each).estimated_gain for each in targets_for(target)}
+    return [outlook(graph, each) for each in targets_for(target)]

@@ -2,6 +2,7 @@
 
 from kprune.targets.check import CheckReport, LayerVerdict, check
 from kprune.targets.choose import PruneForLatencyOnXNNPack, TargetLayers, for_target
+from kprune.targets.outlook import Outlook
 from kprune.targets.prepare import PrepareReport, prepare
 from kprune.targets.target import TARGETS, Target
 
@@ -9,6 +10,7 @@ __all__ = [
     "TARGETS",
     "CheckReport",
     "LayerVerdict",
+    "Outlook",
     "PrepareReport",
     "PruneForLatencyOnXNNPack",
     "Target",

@@ -170,14 +170,14 @@ def _check_file(path, target):
         )
     if suffix == ".onnx":
         rows = [
-            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, _NO_KERNELS)
+            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, NO_KERNELS)
             for name, size, zeros in onnx_weights(path)
         ]
         return CheckReport(path, target.name, rows, 1.0, [])
     return read_tflite(path, lambda graph: check_graph(path, graph, target))
 
 
-_NO_KERNELS = "ONNX Runtime has no sparse kernels: only removing channels makes it faster"
+NO_KERNELS = "ONNX Runtime has no sparse kernels: only removing channels makes it faster"
 
 
 def check_graph(name, graph, target, notes=()):
@@ -224,7 +224,7 @@ class _Judge:
     def _verdict(self, op):
         stored = op.weight.encoding != "dense"
         if self.target.block_cost is None:
-            return DENSE, _NO_KERNELS, ""
+            return DENSE, NO_KERNELS, ""
         if op.weight.encoding == "blocks":
             return self._blocks(op)
         if op.kind == "dense" and len(op.outputs[0].shape) != 4:

@@ -1,5 +1,6 @@
 """`for_target`: which layers to prune, and in which pattern, so that a target is faster."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -17,8 +18,10 @@ from kprune.structured.channels import Channels
 from kprune.targets import xnnpack
 from kprune.targets.channels import ROUND_TO, judge_channels
 from kprune.targets.from_keras import read
+from kprune.targets.prepare import changes_for
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import NEEDED_PERCENT, Target, get_target
+from kprune.training.target_layers import register
 from kprune.training.wrappers.prune_low_magnitude import PruningPolicy
 from kprune.training.wrappers.pruning_wrapper import PruneLowMagnitude
 
@@ -128,6 +131,36 @@ def for_target(
             f"zeros. {why}.{advice}"
         )
     return TargetLayers(chosen, target.name, reasons)
+
+
+def _target_of_pruning(target):
+    """Return the name of a target that has a use for zeros."""
+    target = get_target(target)
+    if not target.rules:
+        raise ValueError(
+            f"{target.name} has no use for zeros: only fewer channels make it faster. Use "
+            "kprune.Pruning(0.5, pattern=kprune.Channels(round_to=8)) and kprune.shrink(model) "
+            "after it, or kprune.prune_channels(model, flops=0.5). "
+            f"Received: target={target.name!r}"
+        )
+    return target.name
+
+
+def _layers_of_pruning(model, target, sparsity):
+    """Return `layers` of `Pruning(sparsity, target=...)`; warn of what `prepare` would add."""
+    found = for_target(model, target, sparsity)
+    changes = changes_for(model, target)
+    if changes:
+        names = tables.listed([change.layer for change in changes])
+        warnings.warn(
+            f"{target} would be faster if {names} had the padding that its sparse path has: before "
+            f"training, model, _ = kprune.prepare(model, {target!r}).",
+            stacklevel=2,
+        )
+    return {**{name: one["pattern"] for name, one in found.items()}, "*": None}
+
+
+register(_target_of_pruning, _layers_of_pruning)
 
 
 def _sparse_kernels(model, ops, target, sparsity, fast):

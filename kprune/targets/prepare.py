@@ -102,7 +102,7 @@ def prepare(
             that do not fit the model.
     """
     target = get_target(target)
-    calls, changes = _changes(model, input_shape) if target.clusters else ({}, [])
+    calls, changes = _changes(model, target, input_shape)
     if not changes:
         return model, PrepareReport(target.name, [], [], 0)
     new = call_otherwise(model, calls)
@@ -118,8 +118,15 @@ def prepare(
     return new, PrepareReport(target.name, changes, differences, len(arrays[0]))
 
 
-def _changes(model, input_shape):
+def changes_for(model, target):
+    """Return the `Rewrite`s that `prepare` would make."""
+    return _changes(model, get_target(target), None)[1]
+
+
+def _changes(model, target, input_shape):
     """Return the calls to replace, and what to say of them."""
+    if not target.clusters:
+        return {}, []
     if graph_of(model) is None:
         raise ValueError(
             f"The model '{model.name}' is subclassed, so its graph of layers is not known: write "

@@ -15,6 +15,7 @@ from kprune.pruning.schedules import PruningSchedule, check_sparsity
 from kprune.pruning.window import Window
 from kprune.training.installing import InstallsMasks
 from kprune.training.optimizers import optimizers_in
+from kprune.training.target_layers import check_target, layers_for
 from kprune.training.variational.wrapper import noisy_layers_in
 from kprune.training.wrappers.pruning_wrapper import wrappers_in
 
@@ -49,6 +50,10 @@ class Pruning(InstallsMasks):
     ```
 
     ```python
+    model.fit(x, y, epochs=10, callbacks=[kprune.Pruning(0.85, target="litert-arm64")])
+    ```
+
+    ```python
     layers = {"head": None, keras.layers.Dense: kprune.Block((4, 1)), "conv1": 0.5}
     model.fit(x, y, callbacks=[kprune.Pruning(0.8, layers=layers)])
     ```
@@ -77,12 +82,16 @@ class Pruning(InstallsMasks):
             default: what is pruned stays so while sparsity rises.
         penalty: a `kprune.pruning.Penalty`, such as `Lasso(0.01)`, which draws weights towards
             zero before they are pruned; without a sparsity it is all that acts.
+        target: where the model will run, as in `kprune.for_target`, which then chooses layers and
+            patterns: what is faster there with so many zeros. All else is left dense. Not with
+            `layers` or `pattern`.
 
     Raises:
         ValueError: an argument out of its range. At the start of `fit`: nothing to
-            prune, `layers` that matches nothing, weights that are NaN or infinite, a
-            run of unknown length without a `schedule`, a distribution strategy that
-            Keras' `fit` cannot run; the model is left as it was.
+            prune, or to make faster on the `target`, `layers` that matches nothing,
+            weights that are NaN or infinite, a run of unknown length without a `schedule`,
+            a distribution strategy that Keras' `fit` cannot run; the model is left as it
+            was.
         TypeError: an argument of the wrong kind.
     """
 
@@ -99,6 +108,7 @@ class Pruning(InstallsMasks):
         frequency: int | None = None,
         regrowth: Regrowth | None = None,
         penalty: Penalty | None = None,
+        target: Any = None,
     ) -> None:
         super().__init__()
         if sparsity is not None and schedule is not None:
@@ -120,17 +130,38 @@ class Pruning(InstallsMasks):
             penalty,
         ).check()
         self.layers = layers
+        self.target = None if target is None else self._checked_target(target, pattern)
         self.begin, self.end, self.frequency = begin, end, frequency
         self._window().check()
 
     def _window(self):
         return Window(self.begin, self.end, self.frequency)
 
+    def _checked_target(self, target, pattern):
+        name = check_target(target)
+        if self.layers is not None or pattern is not None:
+            raise ValueError(
+                "A `target` chooses layers and patterns: give it without `layers` and `pattern`, "
+                "or change what kprune.for_target(model, target) returns, and give that as "
+                "`layers`. "
+                f"Received: target={name!r}, layers={self.layers!r}, pattern={pattern!r}"
+            )
+        if not self.default.final_sparsity:
+            raise ValueError(
+                "Which layers are faster depends on their sparsity: give a `sparsity` above 0, or "
+                f"a schedule that names its `final_sparsity`. Received: target={name!r}, "
+                f"sparsity={self.default.sparsity!r}, schedule={self.default.schedule!r}"
+            )
+        return name
+
     def plan(self, run: Any, before: Any) -> Any:
+        layers = self.layers
+        if self.target is not None:
+            layers = layers_for(self.model, self.target, self.default.final_sparsity)
         return DuringFit(
             self.model,
             self.default,
-            self.layers,
+            layers,
             window=self._window(),
             run=run,
             before=before,

@@ -45,6 +45,51 @@ def test_plugs_into_pruning():
     assert faster == set(chosen)
 
 
+def test_two_lines_with_a_target():
+    """As with what `for_target` returns; and what `prepare` would add is said."""
+    built = model("same_depthwise", sparsity=0.0)
+    chosen = kprune.for_target(built, "litert-arm64", sparsity=0.85)
+    with pytest.warns(UserWarning, match=r"dw3.*kprune\.prepare\(model, 'litert-arm64'\)"):
+        train(built, kprune.Pruning(0.85, target="litert-arm64"))
+    for layer in built.layers:
+        if hasattr(layer, "kernel"):
+            expected = 0.85 if layer.name in chosen else 0.0
+            assert share(layer.kernel) == pytest.approx(expected, abs=0.02)
+    assert kprune.check(kprune.strip_pruning(built), "litert-arm64").estimated_gain > 1.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"target": "litert"}, "must be one of"),
+        ({"target": "onnxruntime"}, r"no use for zeros.*Channels\(round_to=8\).*prune_channels"),
+        ({"target": "litert-x86", "layers": ["head"]}, "without `layers` and `pattern`"),
+        ({"target": "litert-x86", "pattern": kprune.Block((4, 1))}, "without `layers`"),
+        ({"target": "litert-x86", "sparsity": 0.0}, "give a `sparsity` above 0"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused_at_once(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        kprune.Pruning(**{"sparsity": 0.85} | arguments)
+
+
+def test_a_target_that_nothing_is_faster_on_leaves_the_model_as_it_was():
+    built = keras.Sequential([keras.Input((8, 8, 2)), layers.Conv2D(4, 3), layers.Flatten()])
+    with pytest.raises(ValueError, match=r"Nothing in .* would be faster on litert-x86"):
+        train(built, kprune.Pruning(0.85, target="litert-x86"))
+    assert kprune.strip_pruning(built) is built
+    assert share(built.layers[0].kernel) == 0
+
+
+def test_the_sparsity_of_a_schedule_decides_for_a_target():
+    built = keras.Sequential([keras.Input((64,)), layers.Dense(32, name="wide")])
+    schedule = kprune.PolynomialDecay(0.0, 0.9, 0, 8, frequency=1)
+    train(built, kprune.Pruning(schedule=schedule, target="litert-wasm"))
+    assert share(built.get_layer("wide").kernel) == pytest.approx(0.9, abs=0.01)
+    blocks = keras.ops.convert_to_numpy(built.get_layer("wide").kernel).reshape(16, 4, 32)
+    assert ((blocks == 0).all(axis=1) == (blocks == 0).any(axis=1)).all()
+
+
 def test_says_why_nothing_is_faster():
     built = keras.Sequential([keras.Input((64,)), layers.Dense(32, name="wide")])
     assert set(kprune.for_target(built, "litert-x86", 0.7)) == {"wide"}
