@@ -15,6 +15,7 @@ from kprune.measure import benchmark, flops, sparsity
 from kprune.oneshot import prune_once, sensitivity_scan
 from kprune.pruning import (
     NM,
+    Adaptive,
     Block,
     ConstantSparsity,
     ErdosRenyiKernel,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NM",
+    "Adaptive",
     "Block",
     "Channels",
     "ConstantSparsity",

@@ -1,6 +1,7 @@
 """What to prune, how much and when: schedules, criteria, patterns, allocations, masks."""
 
 from kprune.pruning.accumulating import AccumulatingCriterion, Fisher, Movement, Sensitivity
+from kprune.pruning.adaptive import Adaptive
 from kprune.pruning.allocation import LAMP, Allocation, ErdosRenyiKernel, Global, Uniform
 from kprune.pruning.criteria import Criterion, Importance, L2Norm, Magnitude, Random, Taylor
 from kprune.pruning.masks import compute_mask
@@ -19,6 +20,7 @@ __all__ = [
     "NM",
     "SET",
     "AccumulatingCriterion",
+    "Adaptive",
     "Allocation",
     "Block",
     "ConstantSparsity",

@@ -7,6 +7,7 @@ integers as well as traced integer tensors.
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -37,6 +38,10 @@ class PruningSchedule(Configurable):
     begin_step = 0
     end_step = -1
     final_sparsity: float | None = None
+    variables: Sequence[keras.Variable] = ()  # What `__call__` reads besides the step.
+
+    def build(self) -> None:
+        """Make the `variables`, if there are any; called before the step is compiled."""
 
     def __call__(self, step: int | Tensor) -> tuple[bool | Tensor, float | Tensor]:
         """Return `(update, sparsity)` at `step`.

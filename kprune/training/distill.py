@@ -115,6 +115,11 @@ class Teacher(keras.layers.Layer):
         self.teacher, self.from_logits = teacher, from_logits
         self.temperature, self.weight = temperature, weight
 
+    @property
+    def metrics(self) -> list[Any]:
+        """None: those that the teacher was compiled with are not of this training."""
+        return []
+
     def compute_output_spec(self, outputs: Any, inputs: Any, training: Any = None) -> Any:
         """Check that the teacher's outputs are like the student's."""
         taught = self.teacher.compute_output_spec(inputs, training=False)

@@ -11,12 +11,13 @@ from kprune.training.requests import requests
 from kprune.training.wrappers.pruning_wrapper import weights_that_stay, wrappers_in
 
 
-def finish(model, verbose=1):
+def finish(model, verbose=1, said=()):
     """Print a line on a model's sparsity, and warn of what is less sparse than was asked.
 
     Args:
         model: the model that was trained.
         verbose: as of `fit`; with 0 nothing is printed.
+        said: other sentences to print.
     """
     found = requests(model)
     for request in found:
@@ -26,8 +27,9 @@ def finish(model, verbose=1):
                 f"{_why(model, request)}",
                 stacklevel=2,
             )
-    if verbose and found:
-        print(_summary(model, found), flush=True)
+    if verbose:
+        for line in [*([_summary(model, found)] if found else []), *said]:
+            print(f"kprune: {line}", flush=True)
     if not wrappers_in(model):  # These act in any training.
         watch_zeros(zeros.sparse_variables(model))
 
@@ -69,7 +71,7 @@ def _summary(model, found):
     kernels = sum(weight.is_kernel for group in groups for weight in group.weights)
     whole = sparsity_of(weights_that_stay(model))
     text = (
-        f"kprune: sparsity {pruned_share(groups):.4f} of {kernels} weights "
+        f"sparsity {pruned_share(groups):.4f} of {kernels} weights "
         f"(asked: {', '.join(asked)}), {whole:.4f} of the whole model"
     )
     floored = [w.name for request in found for w in request.group.floored(request.sparsity)]

@@ -11,6 +11,7 @@ from kprune.graphs.weights import is_built, sparsity_of
 from kprune.pruning.groups import check_finite, near_zero_share, pruned_share
 from kprune.pruning.plan import Before
 from kprune.training.accumulators import await_file, taken
+from kprune.training.adaptive_search import AdaptiveSearch, adaptive_schedules
 from kprune.training.finish import finish
 from kprune.training.mechanism import Mechanism, register
 from kprune.training.optimizers import optimizers_in, replace_optimizers
@@ -96,6 +97,7 @@ class InstallsMasks(keras.callbacks.Callback):
         self._installed_in = None
         self._waits = False
         self._runs: dict = {}
+        self._searches: dict = {}  # From an `Adaptive` schedule's id to its `AdaptiveSearch`.
 
     def plan(self, run: Any, before: Any) -> Any:
         """Return the `PruningPlan` of one optimizer.
@@ -111,7 +113,7 @@ class InstallsMasks(keras.callbacks.Callback):
         await_file(optimizers_in(model))
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._installed_in = None
+        self._installed_in, self._searches = None, {}
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Not earlier: `BackupAndRestore` and the like restore the model, its optimizer
@@ -135,6 +137,10 @@ class InstallsMasks(keras.callbacks.Callback):
             logs["model_sparsity"] = sparsity_of(weights_that_stay(self.model))
             if any(group.setting.penalty is not None for group in groups):
                 logs["near_zero"] = near_zero_share(groups)
+            for schedule in adaptive_schedules(self.model):
+                if id(schedule) not in self._searches:
+                    self._searches[id(schedule)] = AdaptiveSearch(self.model, schedule)
+                self._searches[id(schedule)].epoch_end(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._waits:
@@ -142,7 +148,9 @@ class InstallsMasks(keras.callbacks.Callback):
 
     def _finish(self):
         self._runs = {}
-        finish(self.model, (self.params or {}).get("verbose", 1))
+        said = [search.finish() for search in self._searches.values()]
+        self._searches = {}
+        finish(self.model, (self.params or {}).get("verbose", 1), filter(None, said))
 
     def _wrapped(self, optimizer, epoch):
         previous = optimizer if isinstance(optimizer, PruningOptimizer) else None

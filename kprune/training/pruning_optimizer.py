@@ -164,6 +164,8 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
             [self._add_mask(weight.variable) for weight in group.weights] for group in self._groups
         ]
         self.accumulators = Accumulators(self, self._groups, self.accumulators.values())
+        for schedule in self._schedules():
+            schedule.build()
         self.built = True
         scope = backend.readable(trained)
         if scope is not None:
@@ -342,8 +344,13 @@ class PruningOptimizer(SavedAsWrapped, keras.optimizers.Optimizer):
         """The masks of the weights of all `groups`, in their order."""
         return [mask for masks in self._masks for mask in masks]
 
+    def _schedules(self):
+        found = {id(group.setting.schedule): group.setting.schedule for group in self._groups}
+        return [schedule for schedule in found.values() if schedule is not None]
+
     def _own_variables(self):
-        return [*self.mask_variables, *self.accumulators.own]
+        controls = [variable for one in self._schedules() for variable in one.variables]
+        return [*self.mask_variables, *self.accumulators.own, *controls]
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -78,7 +78,7 @@ def model(*middle):
             layers.Dense(4, activation="softmax", name="head"),
         ]
     )
-    made.compile("adam", "sparse_categorical_crossentropy")
+    made.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     return made
 
 
@@ -95,6 +95,8 @@ def surroundings():
         "y_train": y,
         "x_test": x,
         "y_test": y,
+        "x_val": x,
+        "y_val": y,
         "model": model(),
         "epochs": 1,
     }

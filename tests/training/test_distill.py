@@ -84,6 +84,18 @@ def test_evaluate_is_the_students_own():
     assert model.evaluate(x, y, verbose=0) == pytest.approx(student.evaluate(x, y, verbose=0))
 
 
+def test_a_teacher_from_a_file_has_metrics_that_were_never_counted(tmp_path):
+    student, teacher = _pair()
+    x, y = data()
+    for model in (student, teacher):
+        compiled(model, metrics=["accuracy"])
+    teacher.save(tmp_path / "teacher.keras")
+    teacher = keras.models.load_model(tmp_path / "teacher.keras")
+    taught = compiled(kprune.training.distill(student, teacher), metrics=["accuracy"])
+    history = taught.fit(x, y, epochs=2, verbose=0, validation_data=(x, y)).history
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+
+
 @pytest.mark.parametrize("classes", [1, 3])
 def test_probabilities_are_told_from_logits(classes):
     """The divergence is the same, whichever the models give out."""

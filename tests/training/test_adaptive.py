@@ -1,0 +1,232 @@
+"""`Adaptive`: as sparse as a metric allows, and never less good than was allowed."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import kprune
+from tests.helpers.training import compiled, data, mlp
+
+
+class Metric(keras.callbacks.Callback):
+    """Puts a metric into the logs that depends on the sparsity as a network's does."""
+
+    def __init__(self, of_sparsity, name="quality"):
+        super().__init__()
+        self.of_sparsity, self.name = of_sparsity, name
+
+    def on_epoch_end(self, epoch, logs=None):
+        share = kprune.sparsity(self.model).sparsity
+        logs[self.name] = self.of_sparsity(share, epoch)
+
+
+def fit(model, schedule, of_sparsity, epochs=12, callbacks=(), **options):
+    x, y = data(64)
+    metric = Metric(of_sparsity, schedule.monitor)
+    pruning = kprune.Pruning(schedule=schedule, allocation=kprune.Global(), **options)
+    history = model.fit(
+        x, y, 8, epochs, verbose=0, callbacks=[metric, pruning, *callbacks], shuffle=False
+    )
+    return history.history
+
+
+def cliff(at):
+    """A metric that is lost beyond some sparsity."""
+    return lambda share, epoch: 0.9 if share <= at else 0.5
+
+
+def share_of(model):
+    return kprune.sparsity(model).sparsity
+
+
+@pytest.mark.fast_for("0.85")
+@pytest.mark.parametrize("at", [0.6, 0.85, 0.95])
+def test_it_ends_with_the_sparsest_weights_that_held(at):
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    logs = fit(model, schedule, cliff(at), epochs=16)
+    held = [one["sparsity"] for one in schedule.tried if one["held"]]
+    failed = [one["sparsity"] for one in schedule.tried if not one["held"]]
+    assert share_of(model) == pytest.approx(max(held), abs=0.01)
+    assert max(held) <= at + 0.01 < min(failed) + 0.02
+    assert min(failed) - max(held) < 0.1  # It went on from there by smaller steps.
+    assert logs["held_sparsity"][-1] == pytest.approx(max(held))
+    assert logs["held_sparsity"][0] == 0
+    model = kprune.strip_pruning(model)
+    assert share_of(model) == pytest.approx(max(held), abs=0.01)
+
+
+def test_what_is_put_back_is_what_held():
+    """Bit by bit, whatever was tried after it."""
+    model, seen = compiled(mlp()), []
+    schedule = kprune.Adaptive("quality", 0.05, initial_sparsity=0.5, patience=2, frequency=2)
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(self.model.get_weights())
+
+    fit(model, schedule, cliff(0.6), epochs=4, callbacks=[Watch()])
+    assert [one["held"] for one in schedule.tried] == [True, False, False]
+    # Watch looked at the end of epoch 1 before the search did, and nothing lies in between.
+    for got, expected in zip(model.get_weights(), seen[1]):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.slow
+def test_a_sparsity_may_need_some_epochs():
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, patience=3, frequency=2)
+    fit(model, schedule, lambda share, epoch: 0.9 if epoch in (0, 3, 4) else 0.5, epochs=4)
+    assert [one["held"] for one in schedule.tried] == [False, False, True]
+    assert len({one["sparsity"] for one in schedule.tried}) == 1
+
+
+def test_where_nothing_holds_the_weights_from_before_come_back(capsys):
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.01, patience=1, frequency=2)
+    x, y = data(64)
+    metric = Metric(lambda share, epoch: 1.0 - share)
+    pruning = kprune.Pruning(schedule=schedule, allocation=kprune.Global())
+    model.fit(x, y, 8, 4, verbose=2, callbacks=[metric, pruning])
+    assert share_of(model) < 0.01
+    assert "kprune: no sparsity held quality within 0.01" in capsys.readouterr().out
+
+
+def test_the_last_line_says_what_held(capsys):
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    x, y = data(64)
+    pruning = kprune.Pruning(schedule=schedule, allocation=kprune.Global())
+    model.fit(x, y, 8, 5, verbose=2, callbacks=[Metric(cliff(0.6)), pruning])
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("kprune: quality held at sparsity 0.5")
+    assert "0.9000, against 0.9000; the sparsest of 4 tried" in said
+
+
+@pytest.mark.fast_for("val_loss")
+@pytest.mark.parametrize("name", ["val_loss", "mean_error"])
+def test_lower_may_be_better(name):
+    model = compiled(mlp())
+    schedule = kprune.Adaptive(name, 0.05, patience=1, frequency=2)
+    fit(model, schedule, lambda share, epoch: 0.1 if share <= 0.7 else 0.9, epochs=10)
+    assert 0.5 < share_of(model) <= 0.71
+
+
+@pytest.mark.slow
+def test_a_baseline_is_kept_to():
+    """Where training makes it better than that, more may go."""
+    schedule = kprune.Adaptive("quality", 0.0, baseline=0.5, patience=1, frequency=2, step=0.5)
+    model = compiled(mlp())
+    fit(model, schedule, lambda share, epoch: 1.2 - share, epochs=10)
+    assert 0.6 < share_of(model) <= 0.71
+
+
+def test_a_model_with_zeros_goes_on_from_them():
+    model = compiled(mlp())
+    x, y = data(64)
+    model.fit(x, y, 8, 2, verbose=0, callbacks=[kprune.Pruning(0.8, end=0.5)])
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    fit(model, schedule, cliff(2.0), epochs=3)
+    assert [round(one["sparsity"], 2) for one in schedule.tried] == [0.86, 0.9]
+
+
+@pytest.mark.slow
+def test_it_stops_at_the_highest():
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, highest=0.7, frequency=2)
+    fit(model, schedule, cliff(2.0), epochs=8)
+    assert share_of(model) == pytest.approx(0.7, abs=0.01)
+    assert max(one["sparsity"] for one in schedule.tried) == 0.7
+
+
+@pytest.mark.slow
+def test_further_training_holds_the_zeros_and_another_search_goes_on():
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    fit(model, schedule, cliff(0.7), epochs=8)
+    share = share_of(model)
+    x, y = data(64)
+    model.fit(x, y, 8, 2, verbose=0)
+    assert share_of(model) == pytest.approx(share, abs=0.005)
+    fit(model, schedule, cliff(0.95), epochs=8)
+    assert share < share_of(model) <= 0.96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [kprune.Block((4, 1)), kprune.Channels()], ids=repr)
+def test_other_patterns(pattern):
+    keras.utils.set_random_seed(0)
+    wide = [layers.Dense(32, "relu"), layers.Dense(32, "relu"), layers.Dense(2)]
+    model = keras.Sequential([keras.Input((20,)), *wide])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(64, 20)).astype("float32")
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    pruning = kprune.Pruning(schedule=schedule, pattern=pattern)
+    metric = Metric(cliff(0.8))
+    model.fit(x, x[:, :2], 8, 10, verbose=0, callbacks=[metric, pruning])
+    assert schedule.tried[0]["held"] or pattern == kprune.Channels()
+    assert 0.3 < share_of(model) <= 0.82
+
+
+def test_a_metric_that_is_not_there_is_told_with_those_that_are():
+    model = compiled(mlp())
+    x, y = data(64)
+    pruning = kprune.Pruning(schedule=kprune.Adaptive("val_accuracy"))
+    with pytest.raises(ValueError, match=r"'val_accuracy'.*`validation_data`.*'loss'"):
+        model.fit(x, y, 8, 3, verbose=0, callbacks=[pruning])
+    assert share_of(model) == 0
+
+
+@pytest.mark.slow
+def test_a_metric_that_is_nan_does_not_hold():
+    model = compiled(mlp())
+    schedule = kprune.Adaptive("quality", 0.05, patience=1, frequency=2)
+    fit(model, schedule, lambda share, epoch: 0.9 if share < 0.6 else float("nan"), epochs=6)
+    assert share_of(model) < 0.6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_drop": -0.1},
+        {"monitor": ""},
+        {"step": 0.0},
+        {"step": 1},
+        {"patience": 0},
+        {"warm_up": 0},
+        {"mode": "auto"},
+        {"initial_sparsity": 0.95, "highest": 0.9},
+        {"highest": 1.0},
+        {"frequency": 0},
+        {"baseline": "dense"},
+    ],
+    ids=repr,
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        kprune.Adaptive(**arguments)
+
+
+def test_the_schedule_is_the_same_for_numbers_and_in_the_compiled_step():
+    schedule = kprune.Adaptive(frequency=7)
+    schedule.build()
+    assert schedule(5) == (False, 0.0)
+    schedule.rise(10, 40, 0.5)
+    assert schedule.last_update(9) is None
+    schedule.rise(50, 91, 0.8)
+    for step in range(45, 100):
+        update, share = schedule(step)
+        tensors = schedule(keras.ops.convert_to_tensor(step, "int32"))
+        got = [keras.ops.convert_to_numpy(one) for one in tensors]
+        assert bool(got[0]) == update == (step in (50, 57, 64, 71, 78, 85, 91))
+        assert float(got[1]) == pytest.approx(share, abs=1e-6)
+        last = schedule.last_update(step)
+        assert last is None if step < 50 else schedule(last)[0]
+    assert schedule(91)[1] == pytest.approx(0.8)
+
+
+def test_it_is_told_by_its_arguments():
+    schedule = kprune.Adaptive("val_loss", 0.2, step=0.5)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert repr(again) == repr(schedule)
