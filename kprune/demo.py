@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from kprune._system import files
 from kprune._system.packages import require_packages
 from kprune._system.quiet import quiet
-from kprune.export import ExportError, export_onnx, export_tflite
+from kprune.export import ExportError, NotFasterWarning, export_onnx, export_tflite
 from kprune.measure import benchmark
 from kprune.pruning.allocation import Global
 from kprune.pruning.patterns import Block
@@ -302,6 +303,12 @@ def _without_optimizer(model):
 
 def _write(model, path, sparse, notes):
     """Write one file; returns a function from images to classes that runs it in its runtime."""
+    with warnings.catch_warnings():  # What the table says.
+        warnings.simplefilter("ignore", NotFasterWarning)
+        return _written(model, path, sparse, notes)
+
+
+def _written(model, path, sparse, notes):
     if path.suffix == ".keras":
         with files.replacing(path, ".keras") as temporary:
             model.save(temporary)

@@ -28,7 +28,7 @@ from kprune.graphs.sizes import in_words, sized_signature
 from kprune.graphs.weights import weights_of
 from kprune.runtimes import verification
 from kprune.runtimes.batches import CHUNK, batches, join
-from kprune.targets.outlook import everywhere_slow
+from kprune.targets.outlook import NotFasterWarning, everywhere_slow
 from kprune.training.requests import warn_if_unmet
 
 INTEGER_ONLY = ("int8", "int16x8")  # what needs calibration
@@ -117,7 +117,7 @@ def export(
             outlooks = format.outlooks(blob, request)
     slow = everywhere_slow(outlooks, path.name)
     if slow and request.quantize in _COMPUTED_IN_FLOAT and not format.for_size:
-        warnings.warn(slow, stacklevel=3)
+        warnings.warn(slow, NotFasterWarning, stacklevel=3)
     agreements = [d.top1_agreement for d in differences if d.top1_agreement is not None]
     return ExportReport(
         path=str(path),

@@ -162,6 +162,9 @@ def export_tflite(
             by that of the output. These catch broken files; measure what quantization costs on
             test data.
 
+    Where the zeros of a float file make it faster on none of its targets, a `NotFasterWarning` says
+    what would.
+
     Returns:
         An `ExportReport`: size, differences, top-1 agreement, sparsity of each stored weight.
 

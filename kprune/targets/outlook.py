@@ -11,6 +11,19 @@ _NO_FASTER = 1.05  # A gain that nobody would notice, estimated as it is.
 _CHANNELS = "fewer channels would be: kprune.prune_channels, or Pruning's pattern=Channels()"
 
 
+class NotFasterWarning(UserWarning):
+    """An export wrote zeros that make the file faster on none of its targets.
+
+    Example: where they are for the size of the file,
+
+    ```python
+    import warnings
+
+    warnings.simplefilter("ignore", kprune.export.NotFasterWarning)
+    ```
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Outlook:
     """What is to be expected of a file on a target.
