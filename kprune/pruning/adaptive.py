@@ -65,6 +65,8 @@ class Adaptive(PruningSchedule):
             metric in the logs.
     """
 
+    promises = False
+
     _configured = (
         "monitor",
         "max_drop",

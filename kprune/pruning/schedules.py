@@ -38,6 +38,7 @@ class PruningSchedule(Configurable):
     begin_step = 0
     end_step = -1
     final_sparsity: float | None = None
+    promises = True  # Whether it is to make zeros, whatever becomes of the model.
     variables: Sequence[keras.Variable] = ()  # What `__call__` reads besides the step.
 
     def build(self) -> None:

@@ -148,6 +148,11 @@ def _setting(value, default):
             raise ValueError(
                 f"Unknown settings in `layers`: {sorted(unknown)}; known are {sorted(known)}."
             )
+        if value.get("sparsity") is not None and value.get("schedule") is not None:
+            raise ValueError(
+                "Give a `sparsity` or a `schedule`, not both, in the settings of `layers`. "
+                f"Received: {value}"
+            )
         reset = {"schedule": None} if "sparsity" in value else {}
         reset |= {"sparsity": None} if "schedule" in value else {}
         return _needs_sparsity(dataclasses.replace(default, **(reset | value)), value)

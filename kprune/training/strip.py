@@ -6,7 +6,7 @@ from kprune.graphs.weights import check_model, count_zeros, weights_of
 from kprune.training.at_risk import watch_zeros
 from kprune.training.mechanism import groups_in, mechanisms
 from kprune.training.requests import warn_if_unmet
-from kprune.training.zeros import sparse_variables
+from kprune.training.zeros import pruning_optimizers, sparse_variables
 
 
 def find_pruning(model):
@@ -72,7 +72,8 @@ def _check_pruned(parts, name):
     if not any(mechanism.describe(part) for mechanism in pruning for part in parts):
         return
     groups = [group for part in parts for group in groups_in(part)]
-    if groups and not any(map(_asks, groups)):
+    waiting = [one for part in parts for one in pruning_optimizers(part) if not one.built]
+    if (groups or not waiting) and not any(map(_asks, groups)):
         return
     for mechanism in pruning:
         for part in parts:
@@ -92,4 +93,6 @@ def _check_pruned(parts, name):
 
 
 def _asks(group):
-    return group.setting.asks and group.setting.final_sparsity != 0
+    setting = group.setting
+    promises = setting.schedule is None or setting.schedule.promises
+    return setting.asks and promises and setting.final_sparsity != 0

@@ -91,6 +91,7 @@ def test_where_nothing_holds_the_weights_from_before_come_back(capsys):
     model.fit(x, y, 8, 4, verbose=2, callbacks=[metric, pruning])
     assert share_of(model) < 0.01
     assert "kprune: no sparsity held quality within 0.01" in capsys.readouterr().out
+    assert kprune.strip_pruning(model) is model  # Which it may be: nothing was promised.
 
 
 def test_the_last_line_says_what_held(capsys):

@@ -116,6 +116,16 @@ def test_an_uncompiled_model():
         fit(mlp(), kprune.Pruning(0.5))
 
 
+def test_a_sparsity_and_a_schedule_for_the_same_layers():
+    layers = {"second": {"sparsity": 0.5, "schedule": kprune.ConstantSparsity(0.7, 0)}}
+    with pytest.raises(ValueError, match=r"not both.*0\.7"):
+        fit(compiled(mlp()), kprune.Pruning(0.9, layers=layers))
+    layers["second"]["sparsity"] = None
+    model = compiled(mlp())
+    fit(model, kprune.Pruning(0.9, layers=layers))
+    assert zeros(model)["second/kernel"] == expected_zeros(model, 0.7)["second/kernel"]
+
+
 def test_settings_for_layers_that_are_given_a_sparsity_alone():
     model, (x, y) = compiled(mlp()), data()
     pruning = kprune.Pruning(layers={"second": 0.5}, pattern=kprune.Block((3, 1)), end=0.5)

@@ -205,6 +205,15 @@ def test_what_was_never_pruned_comes_back_as_it_is():
     assert find_pruning(model) == []
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_holds_no_zeros_is_taken_off():
+    model = compiled(mlp())
+    x, y = data(64)
+    model.fit(x, y, 16, epochs=1, verbose=0, callbacks=[kprune.HoldZeros()])
+    assert kprune.strip_pruning(model) is model
+    assert find_pruning(model) == []
+
+
 def test_machinery_that_has_not_acted_is_refused():
     model = kprune.prune_low_magnitude(mlp())
     with pytest.raises(ValueError, match=r"nothing to strip.*begin_step"):
