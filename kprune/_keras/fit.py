@@ -32,3 +32,24 @@ def run_last(model, function):
 
     history.on_train_end = then_run
     return True
+
+
+def lower_is_better(model, monitor):
+    """Whether lower values of a metric in the logs of `fit` are better; None if Keras cannot tell.
+
+    Keras' metrics know it of themselves, as `EarlyStopping(mode="auto")` asks them, by no public
+    name.
+
+    Args:
+        model: the compiled model, after a step of training.
+        monitor: str, the metric's name in the logs.
+    """
+    name = monitor.removeprefix("val_")
+    if name == "loss" or name.endswith("_loss"):
+        return True
+    found = [one for metric in model.metrics for one in getattr(metric, "metrics", [metric])]
+    for metric in found:
+        if name == metric.name or name.endswith(f"_{metric.name}"):
+            direction = getattr(metric, "_direction", None)
+            return None if direction is None else direction != "up"
+    return None

@@ -76,9 +76,9 @@ class ONNX(Format):
         """Return the constants of rank 2 or more."""
         return onnx_constants(blob)
 
-    def outlooks(self, blob, request):
+    def outlooks(self, blob, request, model):
         """Say what the zeros are worth: nothing, in time."""
-        return [outlook(None, TARGETS["onnxruntime"])]
+        return [outlook(None, TARGETS["onnxruntime"], model)]
 
     def inspect(self, blob, request):
         """Refuse what is not valid ONNX, such as tf2onnx makes of operators it does not know.

@@ -55,7 +55,7 @@ class Format:
         """Return the file's constants, for `stored_weights`."""
         raise NotImplementedError
 
-    def outlooks(self, blob, request):
+    def outlooks(self, blob, request, model):
         """Return an `Outlook` for each target that a file with zeros is for."""
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ def export(
         notes += note + _float_note(weights, request.quantize)
         outlooks = []
         if any(weight.sparsity >= SPARSE_FROM for weight in weights):
-            outlooks = format.outlooks(blob, request)
+            outlooks = format.outlooks(blob, request, made.model)
     slow = everywhere_slow(outlooks, path.name)
     if slow and request.quantize in _COMPUTED_IN_FLOAT and not format.for_size:
         warnings.warn(slow, NotFasterWarning, stacklevel=3)

@@ -138,7 +138,7 @@ def _problem(blob, target):
     return None
 
 
-def outlooks(blob, target):
+def outlooks(blob, target, model):
     """Return an `Outlook` for each target that a file is for."""
     graph = from_tflite.read(blob)
-    return [outlook(graph, each) for each in targets_for(target)]
+    return [outlook(graph, each, model) for each in targets_for(target)]

@@ -45,9 +45,11 @@ class TFLite(Format):
         """Return the constants of rank 2 or more."""
         return tflite_constants(blob)
 
-    def outlooks(self, blob, request):
+    def outlooks(self, blob, request, model):
         """Say what the zeros are worth; those under codes are there for the file's size."""
-        return [] if request.quantize == CODEBOOK else sparse_tflite.outlooks(blob, self.target)
+        if request.quantize == CODEBOOK:
+            return []
+        return sparse_tflite.outlooks(blob, self.target, model)
 
     def inspect(self, blob, request):
         """Refuse a file that would read out of bounds; note what stays in float or dense."""

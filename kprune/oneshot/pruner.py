@@ -85,18 +85,19 @@ class Pruner:
             layers = list(wanted.values())
             stages(self._model, self._batches, layers, follow(layers, self._visit))
         for weight, _, _, mask in self._plans.values():
-            self._by_magnitude(weight, mask)
+            self._mask(weight, mask)
         return list(self._results.values())
 
-    def _by_magnitude(self, weight, mask):
-        """Apply a mask of magnitudes, or of channels, to what no product was seen of."""
+    def _mask(self, weight, mask):
+        """Apply a mask of magnitudes to what no product was seen of, or one of channels."""
         key, variable = id(weight.variable), weight.variable
-        if key in self._results and key not in self._masks:
+        found = self._results.get(key)
+        if found is not None and key not in self._masks:
             return
         value = backend.read(variable)
         variable.assign(keras.ops.where(mask, value, keras.ops.zeros_like(value)))
-        if key not in self._results:
-            self._note(weight, "magnitude")
+        how = "magnitude" if key not in self._masks else self._method
+        self._note(weight, *((how,) if found is None else (how, found.error, found.singular)))
 
     def _note(self, weight, how, error=None, singular=False):
         value = keras.ops.convert_to_numpy(weight.variable)

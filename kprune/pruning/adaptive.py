@@ -1,7 +1,7 @@
 """A sparsity that follows what training says of it, instead of the step."""
 
 import numbers
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -10,6 +10,7 @@ from kprune._keras import backend
 from kprune._system.type_aliases import Tensor
 from kprune.pruning.schedules import PruningSchedule, check_sparsity
 
+SMALLEST_STEP = 0.02  # Of the weights left: less is not worth an epoch.
 _POWER = 3  # As of `PolynomialDecay`.
 
 
@@ -20,13 +21,14 @@ class Adaptive(PruningSchedule):
     After each epoch of `fit`, `kprune.Pruning` looks at the metric. While it is within `max_drop`
     of its best value so far, the weights are kept and a further share of those that are left is
     pruned, along a cubic in the first half of the next epoch. Where it stays out of reach for
-    `patience` epochs, the weights of the last sparsity that held come back, and half the step is
-    tried, until steps are too small to matter; what remains of the run trains that. `fit` ends
-    with the sparsest weights that held, whatever was tried last, and prints them;
-    `logs["held_sparsity"]` says them epoch by epoch.
+    `patience` epochs, the weights of the last sparsity that held come back (the optimizer's moments
+    stay), and from there half the step is tried, until steps are too small to matter; what remains
+    of the run trains that. `fit` ends with the sparsest weights that held, whatever was tried last,
+    and prints them; `logs["held_sparsity"]` says them epoch by epoch.
 
     Each sparsity has one or a few epochs to recover: give it a model that is trained, or train it
-    without a sparsity for `warm_up` epochs first.
+    without a sparsity for `warm_up` epochs first. For the `schedule` of `kprune.Pruning`, for one
+    optimizer, and all that is pruned.
 
     Example:
 
@@ -46,26 +48,26 @@ class Adaptive(PruningSchedule):
         max_drop: float >= 0, by how much it may be worse than its best value so far (or than
             `baseline`); in the metric's own units.
         baseline: float, what it is compared with instead; by default its best value so far, which
-            the `warm_up` begins.
+            the `warm_up` begins. For a model that has zeros already, that of the dense one.
         initial_sparsity: float in [0, 1), the first that is tried; a model with more zeros begins
             with those it has.
         highest: float in [0, 1), the last that is tried.
-        step: float in (0, 1), the share of the weights left that goes next.
+        step: float in [0.02, 1), the share of the weights left that goes next.
         patience: int >= 1, epochs in which a sparsity must come to hold.
         warm_up: int >= 1, epochs before the first is tried.
-        mode: "min" or "max", which values are better; by default "min" where the name has "loss"
-            or "error" in it.
+        mode: "min" or "max", which values are better; by default what Keras knows of the metric.
         frequency: int >= 1, optimizer steps from one update of the masks to the next.
 
     Attributes:
         tried: list of dicts with "epoch", "sparsity", "value" and "held".
 
     Raises:
-        ValueError: an argument out of its range. At the end of the first epoch of `fit`: no such
-            metric in the logs.
+        ValueError: an argument out of its range. In `fit`: several optimizers, or one with moving
+            averages of the weights. At the end of its first epoch: no such metric in the logs, or
+            one of which it is not known whether lower is better.
     """
 
-    promises = False
+    promises = followed = False
 
     _configured = (
         "monitor",
@@ -100,28 +102,40 @@ class Adaptive(PruningSchedule):
         self.patience, self.warm_up, self.frequency = patience, warm_up, frequency
         self._check()
         self.tried: list[dict[str, Any]] = []
+        self.search: Any = None  # While one is under way, what has the weights that held.
         # Between which steps the sparsity rises, and from which to which.
         self._steps, self._shares = (-1, -1), (0.0, 0.0)
         self.variables: list[keras.Variable] = []
 
     def _check(self):
+        number, count = numbers.Real, numbers.Integral
         good = {
-            "monitor": isinstance(self.monitor, str) and bool(self.monitor),
-            "max_drop": isinstance(self.max_drop, numbers.Real) and self.max_drop >= 0,
-            "baseline": self.baseline is None or isinstance(self.baseline, numbers.Real),
-            "initial_sparsity": self.initial_sparsity <= self.highest,
-            "step": isinstance(self.step, numbers.Real) and 0 < self.step < 1,
-            "patience": _is_count(self.patience, 1),
-            "warm_up": _is_count(self.warm_up, 1),
-            "mode": self.mode in (None, "min", "max"),
-            "frequency": _is_count(self.frequency, 1),
+            "monitor": (isinstance(self.monitor, str) and self.monitor, "the name of a metric"),
+            "max_drop": (isinstance(self.max_drop, number) and self.max_drop >= 0, ">= 0"),
+            "baseline": (isinstance(self.baseline, number | None), "a number, or None"),
+            "initial_sparsity": (self.initial_sparsity <= self.highest, "at most `highest`"),
+            "step": (
+                isinstance(self.step, number) and SMALLEST_STEP <= self.step < 1,
+                f"in [{SMALLEST_STEP}, 1)",
+            ),
+            "patience": (isinstance(self.patience, count) and self.patience >= 1, "an int >= 1"),
+            "warm_up": (isinstance(self.warm_up, count) and self.warm_up >= 1, "an int >= 1"),
+            "mode": (self.mode in (None, "min", "max"), "'min', 'max' or None"),
+            "frequency": (isinstance(self.frequency, count) and self.frequency >= 1, "an int >= 1"),
         }
-        for name, is_good in good.items():
+        for name, (is_good, wanted) in good.items():
             if not is_good:
                 raise ValueError(
-                    f"`{name}` of Adaptive is out of its range: see help(kprune.Adaptive). "
+                    f"`{name}` of Adaptive must be {wanted}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
+
+    def fresh(self) -> Self:
+        """Return one like it for a `fit` that follows it, which writes what it tries here."""
+        new = type(self)(**self.get_config())
+        self.tried.clear()
+        new.tried, new.followed = self.tried, True
+        return new
 
     def build(self) -> None:
         """Make the variables by which the compiled step knows the sparsity."""
@@ -176,24 +190,14 @@ class Adaptive(PruningSchedule):
         return end if step >= end else step - (step - begin) % self.frequency
 
     def is_better(self, value: float, other: float) -> bool:
-        """Whether one value of the metric is better than another."""
-        return value < other if self._lower_is_better else value > other
+        """Whether one value of the metric is better than another; `mode` is known by then."""
+        return value < other if self.mode == "min" else value > other
 
     def holds(self, value: float, best: float) -> bool:
         """Whether a value is near enough to the best; one that is NaN is not."""
         reference = best if self.baseline is None else self.baseline
-        drop = value - reference if self._lower_is_better else reference - value
+        drop = value - reference if self.mode == "min" else reference - value
         return drop <= self.max_drop
-
-    @property
-    def _lower_is_better(self):
-        if self.mode is not None:
-            return self.mode == "min"
-        return any(word in self.monitor.lower() for word in ("loss", "error"))
 
     def get_config(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._configured}
-
-
-def _is_count(value, least):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -123,7 +123,7 @@ class DuringFit(PruningPlan):
             _warn_if_zeros_go(group, self.run)
         schedules = {id(group.setting.schedule): group.setting.schedule for group in groups}
         _warn_if_cut_short(schedules.values(), self.run)
-        return groups + self.before.carried(groups, variables)
+        return _check_alone(groups + self.before.carried(groups, variables))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -191,6 +191,20 @@ def _carried(before, groups, same_fit):
     return rest
 
 
+def _check_alone(groups):
+    """Return groups; raise where a schedule that takes weights back has others beside it."""
+    asking = [group.setting.schedule for group in groups if group.setting.asks]
+    adaptive = [one for one in asking if one is not None and not one.promises]
+    others = [one for one in asking if adaptive and one is not adaptive[0]]
+    if others:
+        raise ValueError(
+            "Adaptive takes the whole model back to earlier weights, so nothing else may be pruned "
+            "in the same `fit`: prune the other layers in a `fit` before it, or leave them dense "
+            f"with layers={{...: None}}. Received, beside {adaptive[0]!r}: {others[0]!r}"
+        )
+    return groups
+
+
 def _warn_if_cut_short(schedules, run):
     """Warn of the schedules that end after the run does."""
     for schedule in schedules:
@@ -208,6 +222,8 @@ def _warn_if_cut_short(schedules, run):
 def _warn_if_zeros_go(group, run):
     """Warn of a schedule that is to begin, or ends, below what is zero already."""
     schedule = group.setting.schedule
+    if not schedule.promises:
+        return  # It goes on from what is zero.
     update = schedule.last_update(run.now) if run.now else None
     if update is None and backend.is_concrete():
         first, current = schedule(schedule.begin_step)[1], group.held_share()

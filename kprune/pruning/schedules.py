@@ -39,6 +39,7 @@ class PruningSchedule(Configurable):
     end_step = -1
     final_sparsity: float | None = None
     promises = True  # Whether it is to make zeros, whatever becomes of the model.
+    followed = True  # Whether all that it needs besides the step is there.
     variables: Sequence[keras.Variable] = ()  # What `__call__` reads besides the step.
 
     def build(self) -> None:
@@ -271,6 +272,12 @@ def check_sparsity(value, name="sparsity"):
 def check_schedule(schedule):
     """Return `schedule` if it is one, else raise `TypeError` with what to pass."""
     if isinstance(schedule, PruningSchedule):
+        if not schedule.followed:
+            raise ValueError(
+                f"{type(schedule).__name__} follows a metric, which it is told of as the "
+                "`schedule` of kprune.Pruning alone. Leave layers dense with layers={...: None}. "
+                f"Received: schedule={schedule!r}"
+            )
         return schedule
     hint = ""
     if "tensorflow_model_optimization" in type(schedule).__module__:

@@ -8,6 +8,7 @@ import keras
 
 from kprune._system.type_aliases import FilePath, InputShape
 from kprune.formats.onnx.constants import onnx_weights
+from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.load import as_model
 from kprune.graphs.sizes import in_words, known_sizes
 from kprune.graphs.walk import graph_of
@@ -18,6 +19,7 @@ from kprune.targets.from_tflite import read_tflite
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import NEEDED_PERCENT, Target, get_target
 
+PRUNE_FURTHER, PRUNE_IN_BLOCKS = "prune them further", "prune it with kprune.Block((4, 1))"
 DENSE, FASTER, SMALLER = "dense", "sparse and faster", "sparse and only smaller"
 SLOWER, WRONG, FAILS = "sparse and slower", "computes wrong outputs", "will not run"
 _BROKEN = {xnnpack.WRONG: WRONG, xnnpack.FAILS: FAILS}
@@ -228,13 +230,12 @@ class _Judge:
         if op.weight.encoding == "blocks":
             return self._blocks(op)
         if op.kind == "dense" and len(op.outputs[0].shape) != 4:
+            kept = SMALLER if stored else DENSE
+            inputs = op.inputs[0].shape[-1]
+            if inputs % BLOCK:
+                return kept, f"its {inputs} inputs do not divide into blocks of {BLOCK}", ""
             needed = f"zeros in blocks, more than {tables.percent(self.target.blocks_from)} of all"
-            advice = "prune it with kprune.Block((4, 1))"
-            return (
-                (SMALLER if stored else DENSE),
-                f"a dense layer on vectors needs {needed}",
-                advice,
-            )
+            return kept, f"a dense layer on vectors needs {needed}", PRUNE_IN_BLOCKS
         if not op.pointwise:
             reason = "only 1x1 convolutions and dense layers have sparse kernels"
             return (SMALLER if stored else DENSE), reason, ""
@@ -269,7 +270,7 @@ class _Judge:
         reason = (
             f"{share} of the cluster's 1x1 weights are zero, more than {NEEDED_PERCENT} are needed"
         )
-        return SMALLER, reason, "prune them further"
+        return SMALLER, reason, PRUNE_FURTHER
 
     def gain(self):
         """Estimate how many times faster than dense the whole is."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from kprune._keras.layers import flatten_layers
 from kprune._system.type_aliases import InputShape
 from kprune.formats.tflite.sparsity import BLOCK
 from kprune.graphs.replace import replace_layers
@@ -134,7 +135,7 @@ def for_target(
 
 
 def _target_of_pruning(target):
-    """Return the name of a target that has a use for zeros."""
+    """Return a target that has a use for zeros."""
     target = get_target(target)
     if not target.rules:
         raise ValueError(
@@ -143,7 +144,7 @@ def _target_of_pruning(target):
             "after it, or kprune.prune_channels(model, flops=0.5). "
             f"Received: target={target.name!r}"
         )
-    return target.name
+    return target
 
 
 def _layers_of_pruning(model, target, sparsity):
@@ -153,11 +154,17 @@ def _layers_of_pruning(model, target, sparsity):
     if changes:
         names = tables.listed([change.layer for change in changes])
         warnings.warn(
-            f"{target} would be faster if {names} had the padding that its sparse path has: before "
-            f"training, model, _ = kprune.prepare(model, {target!r}).",
+            f"{target.name} would be faster if {names} had the padding that its sparse path has: "
+            f"before training, model, _ = kprune.prepare(model, {target.name!r}).",
             stacklevel=2,
         )
-    return {**{name: one["pattern"] for name, one in found.items()}, "*": None}
+    # Layers, as names would be read as wildcards.
+    chosen = {
+        layer: found[layer.name]["pattern"]
+        for layer in flatten_layers(model)
+        if layer.name in found
+    }
+    return {**chosen, "*": None}
 
 
 register(_target_of_pruning, _layers_of_pruning)

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from kprune.training.adaptive_search import running_searches
 from kprune.training.mechanism import mechanisms
 from kprune.training.requests import unmet
 
@@ -83,13 +84,15 @@ class _AfterPruning(keras.callbacks.Callback):
         if not self._reached:
             for mechanism in mechanisms():
                 mechanism.mask_weights(self.model)
-            self._reached = not unmet(self.model)
+            searching = any(not one.settled for one in running_searches(self.model))
+            self._reached = not searching and not unmet(self.model)
         if self._reached:
             self.callback.on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
         if not self._reached:
             reached = "; ".join(str(request) for request in unmet(self.model))
+            reached = reached or "kprune.Adaptive still tried other sparsities"
             warnings.warn(
                 f"{type(self.callback).__name__} never acted, as it waits for the end of pruning: "
                 f"{reached}. Train for more epochs, or let the schedule end earlier.",

@@ -11,7 +11,7 @@ from kprune.graphs.weights import is_built, sparsity_of
 from kprune.pruning.groups import check_finite, near_zero_share, pruned_share
 from kprune.pruning.plan import Before
 from kprune.training.accumulators import await_file, taken
-from kprune.training.adaptive_search import AdaptiveSearch, adaptive_schedules
+from kprune.training.adaptive_search import running_searches
 from kprune.training.finish import finish
 from kprune.training.mechanism import Mechanism, register
 from kprune.training.optimizers import optimizers_in, replace_optimizers
@@ -49,6 +49,7 @@ class MaskedOptimizers(Mechanism):
             model: a compiled `keras.Model`.
             wrap: function from an optimizer to a `PruningOptimizer`.
         """
+        _end_searches(model, earlier_than=getattr(model, "history", None))
         with backend.variable_scope(model):
             pairs = [(optimizer, wrap(optimizer)) for optimizer in optimizers_in(model)]
             wrapped = {id(old): new for old, new in pairs}
@@ -71,6 +72,7 @@ class MaskedOptimizers(Mechanism):
         ]
 
     def remove(self, model):
+        _end_searches(model)
         if pruning_optimizers(model):
             replace_optimizers(
                 model,
@@ -81,6 +83,13 @@ class MaskedOptimizers(Mechanism):
 
     def groups(self, model):
         return [group for one in pruning_optimizers(model) for group in one.groups]
+
+
+def _end_searches(model, earlier_than=None):
+    """Put back the weights that held, where a `fit` was interrupted in a search for more zeros."""
+    for search in running_searches(model):
+        if earlier_than is None or search.fit is not earlier_than:
+            search.finish()
 
 
 MASKED_OPTIMIZERS = register(MaskedOptimizers())
@@ -97,7 +106,6 @@ class InstallsMasks(keras.callbacks.Callback):
         self._installed_in = None
         self._waits = False
         self._runs: dict = {}
-        self._searches: dict = {}  # From an `Adaptive` schedule's id to its `AdaptiveSearch`.
 
     def plan(self, run: Any, before: Any) -> Any:
         """Return the `PruningPlan` of one optimizer.
@@ -113,7 +121,7 @@ class InstallsMasks(keras.callbacks.Callback):
         await_file(optimizers_in(model))
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._installed_in, self._searches = None, {}
+        self._installed_in = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Not earlier: `BackupAndRestore` and the like restore the model, its optimizer
@@ -137,10 +145,6 @@ class InstallsMasks(keras.callbacks.Callback):
             logs["model_sparsity"] = sparsity_of(weights_that_stay(self.model))
             if any(group.setting.penalty is not None for group in groups):
                 logs["near_zero"] = near_zero_share(groups)
-            for schedule in adaptive_schedules(self.model):
-                if id(schedule) not in self._searches:
-                    self._searches[id(schedule)] = AdaptiveSearch(self.model, schedule)
-                self._searches[id(schedule)].epoch_end(epoch, logs)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         if not self._waits:
@@ -148,9 +152,8 @@ class InstallsMasks(keras.callbacks.Callback):
 
     def _finish(self):
         self._runs = {}
-        said = [search.finish() for search in self._searches.values()]
-        self._searches = {}
-        finish(self.model, (self.params or {}).get("verbose", 1), filter(None, said))
+        said = [search.finish() for search in running_searches(self.model)]
+        finish(self.model, (self.params or {}).get("verbose", 1), said)
 
     def _wrapped(self, optimizer, epoch):
         previous = optimizer if isinstance(optimizer, PruningOptimizer) else None

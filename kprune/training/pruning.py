@@ -1,18 +1,21 @@
 """The one line in `model.fit`."""
 
+import dataclasses
 from typing import Any
 
 from kprune._keras import backend
 from kprune.graphs.weights import check_model
+from kprune.pruning.adaptive import Adaptive
 from kprune.pruning.allocation import Allocation, Uniform
 from kprune.pruning.criteria import Criterion, Magnitude
 from kprune.pruning.groups import Setting
-from kprune.pruning.patterns import Pattern, Unstructured
+from kprune.pruning.patterns import NM, Pattern, Unstructured
 from kprune.pruning.penalties import Penalty
 from kprune.pruning.plan import DuringFit
 from kprune.pruning.regrowth import Regrowth
 from kprune.pruning.schedules import PruningSchedule, check_sparsity
 from kprune.pruning.window import Window
+from kprune.training.adaptive_search import AdaptiveSearch, check_one_optimizer
 from kprune.training.installing import InstallsMasks
 from kprune.training.optimizers import optimizers_in
 from kprune.training.target_layers import check_target, layers_for
@@ -128,7 +131,10 @@ class Pruning(InstallsMasks):
             allocation or Uniform(),
             regrowth,
             penalty,
-        ).check()
+        )
+        self._for_a_fit().check()
+        self._search: Any = None  # Of the `fit` that is under way, as is this:
+        self._adaptive: Any = None
         self.layers = layers
         self.target = None if target is None else self._checked_target(target, pattern)
         self.begin, self.end, self.frequency = begin, end, frequency
@@ -138,7 +144,8 @@ class Pruning(InstallsMasks):
         return Window(self.begin, self.end, self.frequency)
 
     def _checked_target(self, target, pattern):
-        name = check_target(target)
+        target = check_target(target)
+        name = target.name
         if self.layers is not None or pattern is not None:
             raise ValueError(
                 "A `target` chooses layers and patterns: give it without `layers` and `pattern`, "
@@ -152,15 +159,46 @@ class Pruning(InstallsMasks):
                 f"a schedule that names its `final_sparsity`. Received: target={name!r}, "
                 f"sparsity={self.default.sparsity!r}, schedule={self.default.schedule!r}"
             )
-        return name
+        return target
+
+    def _for_a_fit(self):
+        """The setting with a schedule of its own, if that is one which follows a `fit`."""
+        schedule = self.default.schedule
+        if not isinstance(schedule, Adaptive):
+            return self.default
+        if isinstance(self.default.pattern, NM):
+            raise ValueError(
+                "A pattern N:M has one sparsity, so Adaptive has nothing to try. "
+                f"Received: pattern={self.default.pattern!r}, schedule={schedule!r}"
+            )
+        return dataclasses.replace(self.default, schedule=schedule.fresh())
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        first = self._installed_in is not self.model
+        super().on_epoch_begin(epoch, logs)
+        if first and self._adaptive is not None:
+            self._search = AdaptiveSearch(self.model, self._adaptive)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        if self._search is not None and logs is not None:
+            self._search.epoch_end(epoch, logs)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        self._search = self._adaptive = None
 
     def plan(self, run: Any, before: Any) -> Any:
+        setting = self._for_a_fit()
+        if isinstance(setting.schedule, Adaptive):
+            check_one_optimizer(self.model)
+            self._adaptive = setting.schedule
         layers = self.layers
         if self.target is not None:
             layers = layers_for(self.model, self.target, self.default.final_sparsity)
         return DuringFit(
             self.model,
-            self.default,
+            setting,
             layers,
             window=self._window(),
             run=run,

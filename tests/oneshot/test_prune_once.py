@@ -181,9 +181,14 @@ def test_whole_channels():
     expected = _cnn().predict(x, verbose=0)
     errors = {}
     for method in ("obs", "magnitude"):
-        model, _ = kprune.prune_once(
+        model, report = kprune.prune_once(
             _cnn(), 0.5, x, method, pattern=kprune.Channels(), recalibrate=False
         )
+        for one in report.weights:
+            (value,) = (v for v in model.weights if v.path == one.name)
+            share = np.mean(keras.ops.convert_to_numpy(value) == 0)
+            assert one.sparsity == pytest.approx(share)
+        assert {one.method for one in report.weights} == {method}
         small = kprune.shrink(model)
         assert small.get_layer("first").filters == 4
         got = small.predict(x, verbose=0)

@@ -1,11 +1,14 @@
 """`for_target` and TFMOT's policy, as they plug into training."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
 import kprune
+from kprune.targets import TARGETS
 from tests.helpers.partly_built import Detector, rows
 from tests.helpers.target_graphs import depthwise, mean, model, pointwise, stem
 
@@ -79,6 +82,16 @@ def test_a_target_that_nothing_is_faster_on_leaves_the_model_as_it_was():
         train(built, kprune.Pruning(0.85, target="litert-x86"))
     assert kprune.strip_pruning(built) is built
     assert share(built.layers[0].kernel) == 0
+
+
+def test_a_target_of_ones_own_and_names_like_wildcards():
+    rule = dataclasses.replace(TARGETS["litert-wasm"].rule("blocks"), more_than=0.5)
+    mine = dataclasses.replace(TARGETS["litert-wasm"], name="mine", rules=(rule,))
+    built = keras.Sequential([keras.Input((64,)), layers.Dense(32, name="fc[1]")])
+    train(built, kprune.Pruning(0.6, target=mine))
+    assert share(built.layers[0].kernel) == pytest.approx(0.6, abs=0.01)
+    with pytest.raises(ValueError, match="Nothing in"):
+        train(built, kprune.Pruning(0.6, target="litert-wasm"))
 
 
 def test_the_sparsity_of_a_schedule_decides_for_a_target():
