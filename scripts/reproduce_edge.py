@@ -11,7 +11,7 @@ regrowth by gradients (`kprune.pruning.RigL`). Weights are counted as the record
 without biases. The error is that on the 10,000 test images after the last epoch, which no
 decision depends on. LeNet-300-100's recipe was chosen by a dozen single trainings with 5,000
 of the training images held out, as `--validate` does, of one seed; LeNet-5's was taken over from
-it.
+it, without regrowth, and with a number of epochs that was tried once so.
 
 The recipe: Adam, a learning rate that falls along a cosine to 0, dropout in the dense network
 alone; every training image is moved by up to one pixel each way, again in each epoch; sparsity
