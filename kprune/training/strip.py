@@ -4,6 +4,7 @@ import keras
 
 from kprune.graphs.weights import check_model, count_zeros, weights_of
 from kprune.training.at_risk import watch_zeros
+from kprune.training.installing import MASKED_OPTIMIZERS
 from kprune.training.mechanism import groups_in, mechanisms
 from kprune.training.requests import warn_if_unmet
 from kprune.training.zeros import pruning_optimizers, sparse_variables
@@ -68,12 +69,15 @@ def _without(parts, prunes):
 
 def _check_pruned(parts, name):
     """Raise where there is pruning machinery that has not pruned anything."""
-    pruning = [mechanism for mechanism in mechanisms() if mechanism.prunes]
-    if not any(mechanism.describe(part) for mechanism in pruning for part in parts):
-        return
+    pruning = [
+        mechanism
+        for mechanism in mechanisms()
+        if mechanism.prunes and any(mechanism.describe(part) for part in parts)
+    ]
     groups = [group for part in parts for group in groups_in(part)]
     waiting = [one for part in parts for one in pruning_optimizers(part) if not one.built]
-    if (groups or not waiting) and not any(map(_asks, groups)):
+    hold_nothing = pruning == [MASKED_OPTIMIZERS] and not waiting
+    if not pruning or ((groups or hold_nothing) and not any(map(_asks, groups))):
         return
     for mechanism in pruning:
         for part in parts:

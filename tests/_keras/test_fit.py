@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from kprune._keras.fit import run_last
+from kprune._keras.fit import lower_is_better, run_last
 
 
 def test_run_last():
@@ -28,3 +28,19 @@ def test_run_last():
         assert history.epoch == [0, 1]
         ran.clear()
     assert not run_last(model, lambda: None)  # There is no `fit` under way.
+
+
+def test_lower_is_better():
+    inputs = keras.Input((2,))
+    heads = [keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")]
+    for outputs, prefix in ((heads[0], ""), (heads, "a_")):
+        model = keras.Model(inputs, outputs)
+        own = ["accuracy", "mae"]
+        model.compile("sgd", "mse", metrics=own if outputs is heads[0] else {"a": own})
+        y = np.zeros((2, 1)) if outputs is heads[0] else [np.zeros((2, 1))] * 2
+        logs = model.fit(np.zeros((2, 2)), y, verbose=0, validation_split=0.5).history
+        for name, lower in (("mae", True), ("accuracy", False), ("loss", True)):
+            for monitor in (prefix + name, f"val_{prefix}{name}"):
+                assert monitor in logs
+                assert lower_is_better(model, monitor) is lower
+        assert lower_is_better(model, "of_my_own") is None
