@@ -87,7 +87,8 @@ def main(
 ):
     """Prune with each setting."""
     (x, y), test = load(data_dir)
-    held_out, (x, y) = (x[-5000:], y[-5000:]), (x[:train_size], y[:train_size])
+    held_out = x[-5000:], y[-5000:]
+    x, y = x[:-5000][:train_size], y[:-5000][:train_size]
     found, best = {name: [] for name in ("dense", *SETTINGS)}, (0.0, None, None)
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)

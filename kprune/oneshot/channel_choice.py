@@ -5,7 +5,7 @@ import collections
 import keras
 import numpy as np
 
-from kprune.oneshot.elimination import Taker, eliminate
+from kprune.oneshot.elimination import Consumer, eliminate
 from kprune.oneshot.linear import linear_of
 from kprune.oneshot.moments import moments_of
 from kprune.oneshot.reconstruct import problem_of
@@ -36,7 +36,7 @@ class ChannelChoice:
             linear = linear_of(weight) if id(weight.variable) in slots else None
             if linear is not None:
                 self._linear[id(linear.layer)].append((weight, linear))
-        self._slots, self._takers = slots, collections.defaultdict(list)
+        self._slots, self._consumers = slots, collections.defaultdict(list)
         self._waiting = collections.Counter(
             i
             for found in self._linear.values()
@@ -60,7 +60,7 @@ class ChannelChoice:
                     for i, slot in slots:
                         index = _index(slot, weight, linear, moment, bias is not None)
                         channels = self._groups[i].channels
-                        self._takers[i].append(Taker(problem, index, channels, self._updates))
+                        self._consumers[i].append(Consumer(problem, index, channels, self._updates))
             for i, _ in slots:
                 self._waiting[i] -= 1
                 if not self._waiting[i]:
@@ -68,14 +68,14 @@ class ChannelChoice:
 
     def finish(self):
         """Choose among channels of which not every layer was called."""
-        for i in list(self._takers):
+        for i in list(self._consumers):
             self._choose(i)
 
     def _choose(self, i):
-        takers = self._takers.pop(i, [])
-        if takers:
+        consumers = self._consumers.pop(i, [])
+        if consumers:
             count = int(np.count_nonzero(~self.kept[i]))
-            self.kept[i] = eliminate(takers, len(self.kept[i]), count)
+            self.kept[i] = eliminate(consumers, len(self.kept[i]), count)
 
 
 def _index(slot, weight, linear, moment, has_bias):

@@ -14,26 +14,26 @@ import numpy as np
 _ROUNDS = 128  # Of many channels, some go at a time.
 
 
-def eliminate(takers, channels, count):
+def eliminate(consumers, channels, count):
     """Return which channels stay, a bool array [channels].
 
     Args:
-        takers: list of `Taker`s; they are used up.
+        consumers: list of `Consumer`s; they are used up.
         channels: int, how many there are.
         count: int, how many go.
     """
     kept = np.ones(channels, bool)
     for left in range(min(count, _ROUNDS), 0, -1):
         missing = count - np.count_nonzero(~kept)
-        losses = sum(taker.losses() for taker in takers)
+        losses = sum(consumer.losses() for consumer in consumers)
         gone = np.argsort(np.where(kept, losses, np.inf), kind="stable")[: -(-missing // left)]
         kept[gone] = False
-        for taker in takers:
-            taker.remove(gone)
+        for consumer in consumers:
+            consumer.remove(gone)
     return kept
 
 
-class Taker:
+class Consumer:
     """A layer that takes channels in, as they become fewer.
 
     Args:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kprune.oneshot.elimination import Taker, eliminate
+from kprune.oneshot.elimination import Consumer, eliminate
 from kprune.oneshot.reconstruct import Problem
 
 
@@ -42,34 +42,34 @@ def _error(problem, index, kept):
 @given(seed=st.integers(0, 10**6), inputs=st.integers(1, 3))
 def test_losses_are_those_of_the_best_weights(seed, inputs):
     problem, index = _problem(seed, inputs=inputs)
-    taker = Taker(problem, index, 6)
+    consumer = Consumer(problem, index, 6)
     first = seed % 6
     for gone in ([], [first]):
-        losses = taker.losses()
+        losses = consumer.losses()
         for channel in set(range(6)) - set(gone):
             kept = ~np.isin(np.arange(6), [*gone, channel])
             before = _error(problem, index, ~np.isin(np.arange(6), gone))
             expected = _error(problem, index, kept) - before
             assert losses[channel] == pytest.approx(expected, rel=1e-3, abs=1e-5)
         if not gone:
-            taker.remove(np.array([first]))
+            consumer.remove(np.array([first]))
 
 
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 5))
 def test_as_many_go_as_are_asked_for(seed, count):
     problem, index = _problem(seed)
-    kept = eliminate([Taker(problem, index, 6)], 6, count)
+    kept = eliminate([Consumer(problem, index, 6)], 6, count)
     assert np.count_nonzero(~kept) == count
 
 
 @given(seed=st.integers(0, 10**6))
 def test_of_two_that_are_alike_one_stays(seed):
     problem, index = _problem(seed, alike=[(1, 4)])
-    kept = eliminate([Taker(problem, index, 6)], 6, 1)
+    kept = eliminate([Consumer(problem, index, 6)], 6, 1)
     assert kept.sum() == 5
     assert not kept[[1, 4]].all()
     assert _error(problem, index, kept) < 0.05
-    kept = eliminate([Taker(problem, index, 6)], 6, 2)
+    kept = eliminate([Consumer(problem, index, 6)], 6, 2)
     assert kept[[1, 4]].any()
 
 
@@ -78,17 +78,17 @@ def test_every_layer_that_takes_them_has_a_say():
     one, index = _problem(0, inputs=1)
     other, places = _problem(1, inputs=1)
     matrix = other.matrix.copy()
-    alone = Taker(one, index, 6).losses()
+    alone = Consumer(one, index, 6).losses()
     worst = int(np.argmin(alone))
     matrix[:, places[0] == worst] *= 100
-    both = [Taker(one, index, 6), Taker(Problem(matrix, other.moment), places, 6)]
-    assert not eliminate([Taker(one, index, 6)], 6, 1)[worst]
+    both = [Consumer(one, index, 6), Consumer(Problem(matrix, other.moment), places, 6)]
+    assert not eliminate([Consumer(one, index, 6)], 6, 1)[worst]
     assert eliminate(both, 6, 1)[worst]
 
 
 def test_without_updates_what_stays_makes_up_for_nothing():
     problem, index = _problem(0, alike=[(1, 4)])
-    plain, updated = (Taker(problem, index, 6, updates).losses() for updates in (False, True))
+    plain, updated = (Consumer(problem, index, 6, updates).losses() for updates in (False, True))
     squares = (problem.matrix[0] ** 2 * np.diagonal(problem.moment[0])[:, None]).sum(1)
     expected = [squares[index[0] == channel].sum() / problem.energy for channel in range(6)]
     np.testing.assert_allclose(plain, expected, 1e-4)
@@ -97,5 +97,5 @@ def test_without_updates_what_stays_makes_up_for_nothing():
 
 def test_many_channels_go_some_at_a_time():
     problem, index = _problem(0, channels=300, inputs=1, n=2000)
-    kept = eliminate([Taker(problem, index, 300)], 300, 290)
+    kept = eliminate([Consumer(problem, index, 300)], 300, 290)
     assert kept.sum() == 10
