@@ -29,6 +29,7 @@ from kprune.pruning import (
     Unstructured,
 )
 from kprune.pruning import PruningSchedule as PruningSchedule
+from kprune.search import optimize
 from kprune.structured import Channels, channel_groups, prune_channels, shrink
 from kprune.targets import PruneForLatencyOnXNNPack as PruneForLatencyOnXNNPack
 from kprune.targets import check, for_target, prepare
@@ -84,6 +85,7 @@ __all__ = [
     "export_tflite",
     "flops",
     "for_target",
+    "optimize",
     "prepare",
     "prune_channels",
     "prune_once",
@@ -99,6 +101,7 @@ _ROOMS = (
     "measure",
     "oneshot",
     "pruning",
+    "search",
     "structured",
     "targets",
     "tfmot",

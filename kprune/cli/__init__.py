@@ -1,5 +1,5 @@
 """The `kprune` command, a verb a module: benchmark, sparsity, flops, check,
-prune, demo."""
+prune, optimize, demo."""
 
 import typer
 
@@ -7,6 +7,7 @@ from kprune.cli.benchmark import benchmark
 from kprune.cli.check import check
 from kprune.cli.demo import demo
 from kprune.cli.flops import flops
+from kprune.cli.optimize import optimize
 from kprune.cli.prune import prune
 from kprune.cli.sparsity import sparsity
 
@@ -16,5 +17,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-for _verb in (benchmark, sparsity, flops, check, prune, demo):
+for _verb in (benchmark, sparsity, flops, check, prune, optimize, demo):
     app.command()(_verb)

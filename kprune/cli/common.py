@@ -69,3 +69,44 @@ def show(report, json=None):
     console.print(report) if console.is_terminal else print(report)
     if json:
         write_json(json, report.to_dict())
+
+
+def npz_arrays(path, model, examples, labels=None):
+    """Return the first examples in a .npz file, as what a model is called on.
+
+    With the name of an array of labels, a pair of those and it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds other arrays.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise FileNotFoundError(f"No such file: {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name][:examples] for name in file.files}
+    except Exception as error:
+        raise ValueError(f"{path} is no readable .npz file: {error}") from error
+    if labels is not None:
+        if labels not in arrays:
+            raise ValueError(f"{path} holds no array {labels!r}. Received: {sorted(arrays)}")
+        y = arrays.pop(labels)
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    x = _inputs(path, model, names, arrays)
+    return x if labels is None else (x, y)
+
+
+def _inputs(path, model, names, arrays):
+    if len(arrays) == 1 and len(names) < 2:
+        return next(iter(arrays.values()))
+    if not names or not set(names) <= arrays.keys():
+        raise ValueError(
+            f"{path} must hold one array, or arrays of the names of the model's inputs, "
+            f"{names}. Received: {sorted(arrays)}"
+        )
+    found = [arrays[name] for name in names]
+    if len(found) == 1:
+        return found[0]
+    return dict(zip(names, found)) if isinstance(model.input, dict) else found

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kprune.cli.common import Json, KerasFile, check_json, plain_errors, show
+from kprune.cli.common import Json, KerasFile, check_json, npz_arrays, plain_errors, show
 
 
 class Method(enum.StrEnum):
@@ -47,7 +47,7 @@ def prune(
         destination(output, ".keras")
         chosen = _pattern(pattern)
         model = load_keras(file)
-        arrays = _arrays(data, model, examples)
+        arrays = npz_arrays(data, model, examples)
         model, report = prune_once(model, sparsity, arrays, str(method), pattern=chosen)
         if isinstance(chosen, Channels):
             model = shrink(model)
@@ -69,28 +69,3 @@ def _pattern(text):
             f"--pattern is unstructured, block:ROWS,COLUMNS, nm:N,M or channels. Received: {text!r}"
         )
     return plain[text]()
-
-
-def _arrays(path, model, examples):
-    """The first examples in a .npz file, as what the model is called on."""
-    import numpy as np
-
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file: {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name][:examples] for name in file.files}
-    except Exception as error:
-        raise ValueError(f"{path} is no readable .npz file: {error}") from error
-    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
-    if len(arrays) == 1 and len(names) < 2:
-        return next(iter(arrays.values()))
-    if not names or not set(names) <= arrays.keys():
-        raise ValueError(
-            f"{path} must hold one array, or arrays of the names of the model's inputs, "
-            f"{names}. Received: {sorted(arrays)}"
-        )
-    found = [arrays[name] for name in names]
-    if len(found) == 1:
-        return found[0]
-    return dict(zip(names, found)) if isinstance(model.input, dict) else found

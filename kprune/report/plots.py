@@ -87,6 +87,40 @@ def lines(path, x, series, *, labels, title=None):
         figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
 
 
+def scatter(path, panels, *, y, title=None):
+    """Draw points by groups, one panel for each quantity along the x axis, into an image file.
+
+    Args:
+        path: where to write; `.png`, `.svg` or `.pdf`.
+        panels: (label of the x axis, {group: [(x, y, text)]}) for each panel; text stands beside
+            its point.
+        y: label of the y axis.
+        title: shown above all panels.
+
+    Raises:
+        As `bars`.
+    """
+    path = check(path)
+    figure = _figure(width=4.5 * len(panels), height=4.0)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (label, groups) in zip(axes, panels, strict=True):
+        for i, (group, points) in enumerate(groups.items()):
+            xs, ys = [point[0] for point in points], [point[1] for point in points]
+            axis.scatter(xs, ys, color=f"C{i}", marker="o^s"[i % 3], label=group)
+            for x, height, text in points:
+                axis.annotate(
+                    text, (x, height), xytext=(4, 4), textcoords="offset points", fontsize=8
+                )
+        axis.set_xlabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(y)
+    axes[0].legend(fontsize=8, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+
+
 def check(path):
     """Raise now what `bars` would raise after long work; returns `path` as a `Path`."""
     if importlib.util.find_spec("matplotlib") is None:

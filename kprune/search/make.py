@@ -1,0 +1,141 @@
+"""From a point's model and a step to the next model: channels, zeros, training."""
+
+import contextlib
+import time
+import warnings
+
+import numpy as np
+
+from kprune._keras.compiling import compile_like
+from kprune.graphs.weights import count_zeros, weights_of
+from kprune.oneshot import prune_once
+from kprune.pruning.allocation import Global
+from kprune.search.points import Impossible
+from kprune.structured import Channels, prune_channels, shrink
+from kprune.targets import prepare
+from kprune.targets.channels import ROUND_TO
+from kprune.training.clustering.installing import remove_clustering
+from kprune.training.clustering.weight_clustering import WeightClustering, cluster_once
+from kprune.training.hold_zeros import HoldZeros
+from kprune.training.pruning import Pruning
+from kprune.training.quantization_aware import QuantizationAware
+from kprune.training.strip import find_pruning, strip_pruning
+from kprune.training.target_layers import layers_for
+
+
+class Maker:
+    """Makes the models that steps ask for.
+
+    Args:
+        target: a `Target`.
+        fit: function `fit(model, callbacks)`, or None for no training.
+        like: the user's model, by which new ones are compiled.
+        examples: `Examples`, or None; without `fit` they are what models are pruned by.
+        everywhere: whether zeros go into all weights, for the size, or only where the target has
+            kernels for them.
+
+    Attributes:
+        trains: bool, whether there is a `fit`.
+        fitted: seconds that the last model took in it.
+    """
+
+    def __init__(self, target, fit, like, examples, everywhere):
+        self.trains = fit is not None
+        self._target, self._fit, self._like = target, fit, like
+        self._examples, self._everywhere = examples, everywhere
+        self.fitted = 0.0
+
+    def __call__(self, step, parent, model):
+        """Return the model of a step.
+
+        Args:
+            step: a `Step`.
+            parent: the `Step` that `model` came of; with no `fit` that of the dense model.
+            model: a model of its own, which may change.
+
+        Raises:
+            Impossible: the model has not so much to remove.
+            ValueError: `fit` does not train it.
+        """
+        self.fitted = 0.0
+        with _or_impossible():
+            if step.prepared and not parent.prepared:
+                model, _ = prepare(model, self._target)
+            if self._fit is None:
+                return self._at_once(step, parent, model)
+            left = step.channels / parent.channels
+            if left < 1:
+                model = prune_channels(model, flops=left)
+            pruning = self._pruning(step, model)
+        compile_like(model, self._like)
+        if left < 1 or step.sparsity != parent.sparsity or step.prepared != parent.prepared:
+            self._train(model, pruning)
+            model = _stripped(model)
+        if step.clusters and step.clusters != parent.clusters:
+            self._train(model, [WeightClustering(step.clusters)])
+            remove_clustering(model)
+            cluster_once(model, step.clusters)
+        if step.aware:
+            aware = QuantizationAware(activations=step.quantize != "dynamic")
+            self._train(model, [*_holding(model), aware])
+            model = _stripped(model)
+        return model
+
+    def _pruning(self, step, model):
+        if not step.sparsity:
+            return []
+        if self._everywhere:
+            return [Pruning(step.sparsity, allocation=Global())]
+        layers = layers_for(model, self._target, step.sparsity)
+        return [Pruning(step.sparsity, layers=layers)]
+
+    def _train(self, model, callbacks):
+        before, start = model.get_weights(), time.perf_counter()
+        self._fit(model, callbacks)
+        self.fitted += time.perf_counter() - start
+        left_out = [type(one).__name__ for one in callbacks if one.model is not model]
+        if left_out:
+            raise ValueError(
+                f"`fit` has not trained the model with its callbacks ({', '.join(left_out)}): call "
+                "model.fit(..., callbacks=callbacks) in it, on the model that it is given."
+            )
+        if all(map(np.array_equal, before, model.get_weights())):
+            raise ValueError(
+                "`fit` has left the weights as they were: call model.fit(..., callbacks=callbacks)"
+                " in it, on the model that it is given."
+            )
+
+    def _at_once(self, step, parent, model):
+        data = self._examples.packed(self._examples.calibration)
+        left = step.channels / parent.channels
+        if left < 1:
+            share = 1 - left**0.5  # FLOPs go with both the channels made and those taken in.
+            prune_once(model, share, data, pattern=Channels(round_to=ROUND_TO))
+            model = shrink(model)
+        if step.sparsity > parent.sparsity and self._everywhere:
+            prune_once(model, step.sparsity, data, allocation=Global())
+        elif step.sparsity > parent.sparsity:
+            layers = layers_for(model, self._target, step.sparsity)
+            prune_once(model, step.sparsity, data, layers=layers)
+        if step.clusters and step.clusters != parent.clusters:
+            cluster_once(model, step.clusters)
+        return model
+
+
+@contextlib.contextmanager
+def _or_impossible():
+    with warnings.catch_warnings():  # The points say what was reached.
+        warnings.filterwarnings("ignore", ".*(was asked for and|had the padding)")
+        try:
+            yield
+        except ValueError as error:
+            raise Impossible(str(error)) from error
+
+
+def _stripped(model):
+    return strip_pruning(model) if find_pruning(model) else model
+
+
+def _holding(model):
+    kernels = [weight for weight in weights_of(model) if weight.is_kernel]
+    return [HoldZeros()] if count_zeros(kernels) else []

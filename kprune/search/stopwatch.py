@@ -1,0 +1,72 @@
+"""How fast a file is on a target: measured where it can be, else estimated."""
+
+import platform
+
+from kprune._system.quiet import quiet
+from kprune.measure.benchmark import benchmark
+from kprune.measure.web import benchmark_web
+from kprune.runtimes.litertjs import browser
+
+_MACHINES = {
+    "litert-x86": ("x86_64", "AMD64", "i386", "i686"),
+    "litert-arm64": ("arm64", "aarch64"),
+}
+_ROUNDS = 40
+
+
+class Stopwatch:
+    """Times files on a target beside the dense one.
+
+    Args:
+        target: a `Target`.
+        seed: int, for inputs and the order of visits.
+
+    Attributes:
+        measures: whether there is the target's runtime on this machine.
+        about: str, where times come from.
+    """
+
+    def __init__(self, target, seed=0):
+        self._seed, self._web = seed, target.fixed_shapes
+        self.measures, self.about = True, f"measured in {target.runtime} on this machine"
+        if self._web:
+            try:
+                browser.find_browser()
+                browser.find_package()
+                self.about = "measured in LiteRT.js in a headless browser on this machine"
+            except browser.BrowserMissing as error:
+                self.measures, missing = False, str(error)
+        elif platform.machine() not in _MACHINES.get(target.name, (platform.machine(),)):
+            self.measures = False
+            missing = f"this machine is {platform.machine()}"
+        if not self.measures:
+            self.about = f"estimated from multiply-adds and sparse kernels, as {missing}"
+
+    def compare(self, dense, file):
+        """Return `(seconds a run, how many times as fast as the dense file)`.
+
+        Raises:
+            ValueError: the file does not run there, or computes something else.
+        """
+        pair = [dense, file]
+        with quiet():
+            if not self._web:
+                row = benchmark(pair, rounds=_ROUNDS, seed=self._seed).rows[1]
+                return row.median, row.speedup
+            row = benchmark_web(pair, rounds=_ROUNDS, seed=self._seed).rows[1]
+        if row.reason:
+            raise ValueError(f"{file.name}: {row.reason}")
+        return row.median, row.speedup
+
+
+def estimated(report, flops, dense_flops):
+    """Return how many times as fast as the dense file a file should be.
+
+    Args:
+        report: its `ExportReport`, by whose outlooks its zeros are judged.
+        flops: int, of its model.
+        dense_flops: int, of the dense one.
+    """
+    gains = list(report.targets.values())
+    fewer = dense_flops / flops if flops and dense_flops else 1.0
+    return fewer * (gains[0] if len(gains) == 1 else 1.0)

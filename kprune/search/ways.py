@@ -1,0 +1,69 @@
+"""What can be done for a model on a target, and why the rest cannot."""
+
+import keras
+
+from kprune.graphs.flops import flops as count_flops
+from kprune.search.plan import Ways
+from kprune.structured import channel_groups
+from kprune.structured.budget import Sizes
+from kprune.targets import for_target, prepare
+from kprune.targets.channels import ROUND_TO
+from kprune.targets.prepare import changes_for
+
+_TYPICAL = 0.85  # The sparsity at which a target is asked what it would be faster with.
+# The best first. Without data to calibrate by only weights can be rounded.
+_QUANTIZE = {"tflite": ("int8", "dynamic"), "onnx": ("int8", "dynamic")}
+_CALIBRATED = ("int8",)
+
+
+def ways_for(model, target, goal, trains, calibrated, measures):
+    """Return `(Ways, notes)`.
+
+    Args:
+        model: a built `keras.Model`.
+        target: a `Target`.
+        goal: a `Goal`.
+        trains: bool, whether there is a `fit`.
+        calibrated: bool, whether there is data to calibrate by.
+        measures: bool, whether files can be timed.
+    """
+    notes = []
+    prepared, share, channels = False, 0.0, False
+    if goal.size is None:
+        prepared, share = _sparse(model, target, notes)
+        channels = _channels(model, notes)
+    kinds = _QUANTIZE[target.format]
+    if not calibrated:
+        kinds = tuple(kind for kind in kinds if kind not in _CALIBRATED)
+        notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
+    if goal.size is None and not measures:
+        kinds = ()
+        notes.append(f"no 8 bits were tried: what they gain on {target.name} is not measured here")
+    clusters = target.format == "tflite"
+    return Ways(share > 0, share >= 0.5, prepared, channels, kinds, trains, clusters), notes
+
+
+def _sparse(model, target, notes):
+    """(whether to prepare the model, what share of it zeros make faster then)."""
+    try:
+        prepared = bool(changes_for(model, target))
+        changed = prepare(model, target)[0] if prepared else model
+        chosen = for_target(changed, target, _TYPICAL)
+    except ValueError as error:
+        notes.append(f"zeros were not tried: {error}")
+        return False, 0.0
+    counted = count_flops(changed)
+    faster = sum(layer.flops for layer in counted if layer.name in chosen)
+    return prepared, max(faster / (counted.total or 1), 1e-9)
+
+
+def _channels(model: keras.Model, notes: list[str]) -> bool:
+    try:
+        groups = list(channel_groups(model))
+    except ValueError as error:
+        notes.append(f"fewer channels were not tried: {error}")
+        return False
+    if any(len(Sizes(group, ROUND_TO, None).allowed) > 1 for group in groups):
+        return True
+    notes.append("fewer channels were not tried: none can go (see kprune.channel_groups)")
+    return False

@@ -1,0 +1,267 @@
+"""The whole loop on small real trainings: what it makes exists, runs, and is what it says."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import kprune
+from kprune.runtimes.litert import LiteRT
+from kprune.search import optimize
+
+RNG = np.random.default_rng(0)
+
+
+def task(n=600):
+    """Images of one bright corner of four, and which."""
+    y = RNG.integers(0, 4, n)
+    x = RNG.normal(size=(n, 8, 8, 1)).astype("float32")
+    for i, corner in enumerate(y):
+        row, column = 4 * (corner // 2), 4 * (corner % 2)
+        x[i, row : row + 4, column : column + 4] += 1.0
+    return x, y.astype("int32")
+
+
+class BySize:
+    """A stopwatch that is never disturbed: times are the files' sizes."""
+
+    measures, about = True, "sizes, in place of times"
+
+    def __init__(self, target, seed):
+        pass
+
+    def compare(self, dense, file):
+        sizes = [path.stat().st_size for path in (dense, file)]
+        return sizes[1] / 1e9, sizes[0] / sizes[1]
+
+
+@pytest.fixture(autouse=True)
+def _stopwatch(monkeypatch):
+    # The module, whose name in its package is the function's.
+    monkeypatch.setattr(sys.modules[optimize.__module__], "Stopwatch", BySize)
+
+
+X, Y = task()
+X_TEST, Y_TEST = task(300)
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(4),
+            layers.Flatten(),
+            layers.Dense(4, activation="softmax"),
+        ]
+    )
+    adam, loss = keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy"
+    model.compile(adam, loss, metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    model = network()
+    model.fit(X, Y, epochs=6, verbose=0)
+    path = tmp_path_factory.mktemp("trained") / "model.keras"
+    model.save(path)
+    return path
+
+
+def load(path):
+    return keras.models.load_model(path)
+
+
+def fit(model, callbacks):
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=callbacks)
+
+
+def accuracy(model):
+    return model.evaluate(X_TEST, Y_TEST, verbose=0, return_dict=True)["accuracy"]
+
+
+def predicted(path):
+    """The accuracy of a file, without anything of the search."""
+    file = LiteRT(path)
+    (name,) = file.inputs
+    (out,) = file({name: X_TEST[:1]})
+    found = [file({name: X_TEST[i : i + 1]})[out].argmax() for i in range(len(X_TEST))]
+    return np.mean(np.array(found) == Y_TEST)
+
+
+def test_the_points_are_files_that_score_what_is_said(trained, tmp_path):
+    model = load(trained)
+    before = [value.copy() for value in model.get_weights()]
+    out = tmp_path / "out"
+    result = optimize(
+        model, "litert-x86", fit, accuracy, max_drop=0.05, out=out, rounds=3, verbose=False
+    )
+    assert [point.number for point in result.points] == [0, 1, 2, 3]
+    for point in result.points:
+        assert predicted(point.path) == pytest.approx(point.metric)
+        assert (out / point.model).is_file()
+        assert result.goal.drop(point.metric, result.points[0].metric) == pytest.approx(point.drop)
+    assert result.met
+    assert result.best in result.frontier
+    assert result.best.drop <= 0.05
+    smaller = [point for point in result.points if point.step.channels < 1]
+    assert smaller
+    assert all(point.flops < result.points[0].flops for point in smaller)
+    assert "int8 was not tried" in str(result)
+    assert "recommended" in str(result)
+    data = json.loads((out / "result.json").read_text())
+    assert data["best"] == result.best.number
+    assert (out / "frontier.png").stat().st_size > 1000
+    # The user's model is as it was.
+    assert all(map(np.array_equal, before, model.get_weights()))
+    assert model.optimizer is not None
+
+
+def test_a_search_goes_on_where_it_was(trained, tmp_path):
+    """Cut short in any round, it ends as one that was not, with the rounds trained once each."""
+    arguments = {"max_drop": 0.05, "rounds": 3, "verbose": False}
+    whole = optimize(
+        load(trained), "onnxruntime", fit, accuracy, out=tmp_path / "whole", **arguments
+    )
+
+    class Cut(BaseException):
+        pass
+
+    fits = []
+    for most in (0, 1):
+        calls = []
+
+        def cut(model, callbacks, calls=calls, most=most):
+            calls.append(1)
+            if len(calls) > most:
+                raise Cut
+            fits.append(1)
+            fit(model, callbacks)
+
+        with pytest.raises(Cut):
+            optimize(load(trained), "onnxruntime", cut, accuracy, out=tmp_path / "cut", **arguments)
+    end = optimize(load(trained), "onnxruntime", fit, accuracy, out=tmp_path / "cut", **arguments)
+    assert len(end.points) == len(whole.points)
+    for a, b in zip(end.points, whole.points):
+        assert a.step.channels == pytest.approx(b.step.channels)
+        assert a.metric == pytest.approx(b.metric, abs=0.02)
+        assert a.parameters == b.parameters
+    assert len(fits) == 2
+
+
+def test_another_search_does_not_go_into_the_same_folder(trained, tmp_path):
+    arguments = {"rounds": 1, "out": tmp_path, "verbose": False}
+    optimize(load(trained), "onnxruntime", fit, accuracy, max_drop=0.5, **arguments)
+    with pytest.raises(ValueError, match=r"another search \(goal differ"):
+        optimize(load(trained), "onnxruntime", fit, accuracy, max_drop=0.4, **arguments)
+    with pytest.raises(ValueError, match=r"another search \(model differ"):
+        optimize(network(), "onnxruntime", fit, accuracy, max_drop=0.5, **arguments)
+    (tmp_path / "rounds.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        optimize(load(trained), "onnxruntime", fit, accuracy, max_drop=0.5, **arguments)
+
+
+@pytest.mark.slow
+def test_a_budget_that_nothing_meets_comes_back_with_what_there_is(trained, tmp_path):
+    result = optimize(
+        load(trained), "onnxruntime", fit, accuracy, size=0.001, out=tmp_path, rounds=3,
+        verbose=False,
+    )  # fmt: skip
+    assert not result.met
+    assert "No point is all that was asked for" in str(result)
+    assert result.best.size_share == min(point.size_share for point in result.points)
+
+
+@pytest.mark.slow
+def test_a_size_is_reached(trained, tmp_path):
+    result = optimize(
+        load(trained), "litert-x86", fit, accuracy, size=0.3, data=X[:100], out=tmp_path,
+        verbose=False,
+    )  # fmt: skip
+    assert result.met
+    assert result.best.gzipped_bytes <= 0.3 * 1.05 * result.points[0].gzipped_bytes
+    assert predicted(result.best.path) == pytest.approx(result.best.metric)
+
+
+@pytest.mark.fast_for("labels")
+@pytest.mark.parametrize("labels", [False, True], ids=["agreement", "labels"])
+def test_without_training(trained, tmp_path, labels):
+    data = (X, Y) if labels else X
+    result = optimize(
+        trained, "litert-x86", data=data, max_drop=0.1, out=tmp_path, rounds=4, verbose=False
+    )
+    assert result.met
+    assert ("accuracy" if labels else "agreement") in str(result)
+    assert result.points[0].metric == pytest.approx(0.9 if labels else 1.0, abs=0.1)
+    fewer = [point for point in result.points if point.step.channels < 1 and point.file]
+    assert fewer
+    assert fewer[0].parameters < result.points[0].parameters
+    kinds = {point.step.quantize for point in result.points}
+    assert "int8" in kinds
+
+
+def untrained(model, callbacks):
+    pass
+
+
+def elsewhere(model, callbacks):
+    other = keras.models.clone_model(model)
+    other.compile("adam", "sparse_categorical_crossentropy")
+    other.fit(X, Y, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.fast_for("untrained")
+@pytest.mark.parametrize("bad", [untrained, elsewhere])
+def test_a_fit_that_does_not_train(trained, tmp_path, bad):
+    with pytest.raises(ValueError, match="`fit` has"):
+        optimize(load(trained), "onnxruntime", bad, accuracy, out=tmp_path, verbose=False)
+    assert (tmp_path / "dense.onnx").is_file()  # What was finished stays.
+
+
+@pytest.mark.slow
+def test_nan_in_a_later_round_is_a_round_that_does_not_hold(trained, tmp_path):
+    calls = []
+
+    def sometimes(model):
+        calls.append(1)
+        return accuracy(model) if len(calls) < 3 else np.nan
+
+    result = optimize(
+        load(trained), "onnxruntime", fit, sometimes, out=tmp_path, rounds=2, verbose=False
+    )
+    assert result.best.number == 0
+    assert [point.metric for point in result.points[1:]] == [None, None]
+    assert "returned nan" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"target": "pi"}, ValueError, "`target` must be one of"),
+        ({"fit": None}, ValueError, "Give `fit`"),
+        ({"fit": 3}, TypeError, "`fit` must be a function"),
+        ({"evaluate": None}, ValueError, "Give `evaluate`"),
+        ({"rounds": 0}, ValueError, "`rounds`"),
+        ({"latency": 0.5, "size": 0.5}, ValueError, "one budget"),
+        ({"data": X[:1]}, ValueError, "two examples"),
+        ({"data": np.zeros((5, 3), "float32")}, ValueError, "data"),
+        ({"evaluate": lambda m: "good"}, ValueError, "one number"),
+    ],
+)
+def test_bad_arguments(trained, tmp_path, arguments, error, match):
+    wanted = {"target": "onnxruntime", "fit": fit, "evaluate": accuracy} | arguments
+    with pytest.raises(error, match=match):
+        optimize(load(trained), **wanted, out=tmp_path, verbose=False)
+
+
+def test_a_model_that_is_still_being_pruned(trained, tmp_path):
+    model = load(trained)
+    model.fit(X, Y, verbose=0, callbacks=[kprune.Pruning(0.5)])
+    with pytest.raises(ValueError, match="strip_pruning"):
+        optimize(model, "onnxruntime", fit, accuracy, out=tmp_path, verbose=False)
