@@ -18,6 +18,9 @@ _LONGER, _SHORTER = 1.5, 0.6  # So much is the next stride, of the last.
 _TRIALS = 5  # To come near a budget by one way.
 _INSIDE = 0.93  # Of a budget: nearer to it, accuracy would gain little from more of the model.
 _CLUSTERS = 16
+_CODES = 0.25  # What weights in 8 bits take, as a share of those in float32.
+_ROOM = 0.6  # So much of a budget may be taken by what is not weights.
+_MOST_DENSITY = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +88,21 @@ def _in_time(goal, ways, dense):
 
 def _small(goal, ways, dense):
     """Down to a share of the gzipped size: 8 bits first, as they cost least; then zeros."""
-    rounded = yield from _quantized(goal, ways, dense)
-    if rounded is not None and goal.met(rounded):
-        return
-    kind, share = None, 1.0
-    if rounded is not None:
-        kind, share = rounded.step.quantize, goal.share(rounded)
-    by = _by_zeros(ways, kind)
-    last = yield from _approach(goal, dense, by, min(0.95, goal.budget / share))
-    if not goal.met(last) and ways.clusters and last.drop is not None:
-        step = dataclasses.replace(last.step, parent=last.number, quantize=None, clusters=_CLUSTERS)
-        yield step
+    best = None
+    for kind in ways.quantize:
+        point = yield from _rounded(goal, ways, dense, kind)
+        if goal.met(point):
+            return
+        # What a file has besides its weights, as of a loop unrolled, no zeros make smaller.
+        fits = point.file and goal.share(point) - _CODES < _ROOM * goal.budget
+        if fits and (best is None or goal.share(point) < goal.share(best)):
+            best = point
+    kind, whole = (None, 1.0) if best is None else (best.step.quantize, _CODES)
+    rest = 0.0 if best is None else goal.share(best) - _CODES
+    density = min(_MOST_DENSITY, max(goal.budget - rest, 0.01) / whole)
+    last = yield from _approach(goal, dense, _by_zeros(ways, kind), density)
+    if not goal.met(last) and ways.clusters and last.number:
+        yield dataclasses.replace(last.step, parent=last.number, quantize=None, clusters=_CLUSTERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,21 +141,22 @@ def _by_channels(quantize=None):
 
 
 def _quantized(goal, ways, parent):
-    """Round the weights; train for it where rounding costs too much. Returns the point, or None.
-
-    None, too, where speed is the goal and it is no faster so.
-    """
+    """Round the weights, in the first way that works; None where that is no faster."""
     for kind in ways.quantize:
-        asked = dataclasses.replace(parent.step, parent=parent.number, quantize=kind)
-        point = yield asked
-        if point.file is None:
-            continue
-        if goal.size is None and point.speedup < parent.speedup * _WORTH:
-            return None
-        if not goal.holds(point) and ways.trains and kind != "float16":
-            point = yield dataclasses.replace(asked, aware=True)
-        return point
+        point = yield from _rounded(goal, ways, parent, kind)
+        if point.file is not None:
+            return point if point.speedup >= parent.speedup * _WORTH else None
     return None
+
+
+def _rounded(goal, ways, parent, kind):
+    """Round the weights; train for it where rounding costs too much, and is worth it."""
+    step = dataclasses.replace(parent.step, parent=parent.number, quantize=kind)
+    point = yield step
+    worth = goal.size is not None or point.speedup >= parent.speedup * _WORTH
+    if point.file is not None and worth and not goal.holds(point) and ways.trains:
+        point = yield dataclasses.replace(step, aware=True)
+    return point
 
 
 def _climb(goal, start, way):

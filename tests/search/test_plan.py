@@ -25,6 +25,7 @@ class World:
     channels_hurt: float = 0.005
     rounding_hurts: float = 0.0
     int8_speed: float = 1.5
+    int8_rest: float = 0.0
     impossible: tuple = ()
 
     def point(self, number, step):
@@ -35,7 +36,7 @@ class World:
         size = step.channels * density
         drop = self.zeros_hurt * (1 / density - 1) + self.channels_hurt * (1 / step.channels - 1)
         if step.quantize:
-            speed, size = speed * self.int8_speed, size / 4
+            speed, size = speed * self.int8_speed, size / 4 + self.int8_rest
             drop += 0 if step.aware else self.rounding_hurts
         return Point(
             number, step, metric=0.9 - drop, drop=drop, speedup=speed, size_share=size,
@@ -124,6 +125,17 @@ def test_a_size_is_reached_with_8_bits_first(budget):
     assert goal.met(goal.best(points))
     assert (len(points) == 2) == (budget > 0.25)
     assert all(point.step.channels == 1 for point in points)
+
+
+def test_codes_in_a_file_that_is_large_without_them_are_not_pursued():
+    """As an LSTM's in 8 bits, whose steps stand in the file one after the other."""
+    goal = make_goal(None, False, None, 0.15, "max")
+    points = World(int8_rest=0.4).search(goal, EVERYTHING)
+    best = goal.best(points)
+    assert goal.met(best)
+    assert best.step.quantize is None
+    assert best.step.sparsity == pytest.approx(0.86, abs=0.02)
+    assert len(points) <= 5
 
 
 def test_rounding_is_trained_for_only_where_it_costs_too_much():
