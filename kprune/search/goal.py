@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from kprune.search.points import Point
 
-NEAR = 0.05  # By this share of it may a budget be exceeded: so well can a time be measured.
+NEAR = 0.05  # By this share of it may a latency be exceeded: no better can it be measured.
 MAX_DROP = 0.01
 
 
@@ -51,7 +51,8 @@ class Goal:
 
     def met(self, point: Point) -> bool:
         """Whether a point is all that was asked for."""
-        within = self.budget is None or self.share(point) <= self.budget * (1 + NEAR)
+        near = 0 if self.latency is None else NEAR
+        within = self.budget is None or self.share(point) <= self.budget * (1 + near)
         return self.holds(point) and within
 
     def best(self, points: Sequence[Point]) -> Point:

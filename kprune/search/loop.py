@@ -82,7 +82,7 @@ class Loop:
 
     def run(self, ways, dense):
         """Do what the plan asks for; return all points."""
-        steps, answer = plan(self._goal, ways, dense), None
+        steps, answer = plan(self._goal, ways, dense, self._rounds), None
         with contextlib.suppress(StopIteration):
             while True:
                 step = next(steps) if answer is None else steps.send(answer)

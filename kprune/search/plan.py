@@ -16,7 +16,11 @@ _CLOSE = 1.15  # Between what held and what did not, so that nothing between the
 _LITTLE, _MUCH = 0.25, 0.75  # Of the drop that is allowed.
 _LONGER, _SHORTER = 1.5, 0.6  # So much is the next stride, of the last.
 _TRIALS = 5  # To come near a budget by one way.
-_INSIDE = 0.93  # Of a budget: nearer to it, accuracy would gain little from more of the model.
+_INSIDE, _MIDDLE = (
+    0.93,
+    0.97,
+)  # Of a budget: nearer to it, accuracy would gain little from more of the model.
+_SAME = 0.01  # Of what is left: so little more or less changes nothing.
 _CLUSTERS = 16
 _CODES = 0.25  # What weights in 8 bits take, as a share of those in float32.
 _ROOM = 0.6  # So much of a budget may be taken by what is not weights.
@@ -46,32 +50,35 @@ class Ways:
     clusters: bool
 
 
-def plan(goal, ways, dense):
+def plan(goal, ways, dense, rounds):
     """Return the generator of steps for a goal.
 
     Args:
         goal: a `Goal`.
         ways: a `Ways`.
         dense: the `Point` of the dense file.
+        rounds: int, how many points there may be at most.
     """
     if goal.size is not None:
         return _small(goal, ways, dense)
-    return _fast(goal, ways, dense) if goal.latency is None else _in_time(goal, ways, dense)
+    return _fast(goal, ways, dense, rounds) if goal.latency is None else _in_time(goal, ways, dense)
 
 
-def _fast(goal, ways, dense):
+def _fast(goal, ways, dense, rounds):
     """As fast as it gets within `max_drop`."""
     rounded = yield from _quantized(goal, ways, dense)
+    # The last round is for 8 bits, where they are faster.
+    last = rounds - (rounded is not None)
     best = dense
     if ways.sparse and (ways.mostly_sparse or not ways.channels):
-        best = yield from _climb(goal, dense, _by_zeros(ways))
+        best = yield from _climb(goal, dense, _by_zeros(ways), last)
     if ways.channels:
         pays = rounded is not None and rounded.speedup > best.speedup
-        best = yield from _climb(goal, dense if pays else best, _by_channels())
+        best = yield from _climb(goal, dense if pays else best, _by_channels(), last)
     if rounded is not None and best.number and not best.step.sparsity:
         yield from _quantized(goal, ways, best)
     elif ways.sparse and not best.step.sparsity:
-        yield from _climb(goal, best, _by_zeros(ways))
+        yield from _climb(goal, best, _by_zeros(ways), last)
 
 
 def _in_time(goal, ways, dense):
@@ -82,8 +89,8 @@ def _in_time(goal, ways, dense):
     if ways.channels:
         yield from _approach(goal, dense, _by_channels(), math.sqrt(goal.budget))
         if rounded is not None and not goal.met(rounded):
-            by = _by_channels(rounded.step.quantize)
-            yield from _approach(goal, dense, by, goal.budget * rounded.speedup)
+            by, whole = _by_channels(rounded.step.quantize), rounded.latency_share
+            yield from _approach(goal, dense, by, goal.budget / whole, whole)
 
 
 def _small(goal, ways, dense):
@@ -100,7 +107,8 @@ def _small(goal, ways, dense):
     kind, whole = (None, 1.0) if best is None else (best.step.quantize, _CODES)
     rest = 0.0 if best is None else goal.share(best) - _CODES
     density = min(_MOST_DENSITY, max(goal.budget - rest, 0.01) / whole)
-    last = yield from _approach(goal, dense, _by_zeros(ways, kind), density)
+    by = _by_zeros(ways, kind)
+    last = yield from _approach(goal, dense, by, density, whole + rest)
     if not goal.met(last) and ways.clusters and last.number:
         yield dataclasses.replace(last.step, parent=last.number, quantize=None, clusters=_CLUSTERS)
 
@@ -159,10 +167,10 @@ def _rounded(goal, ways, parent, kind):
     return point
 
 
-def _climb(goal, start, way):
+def _climb(goal, start, way, last):
     """Raise the compression while the goal holds and it gains; go back where it does not.
 
-    Returns the last point that held, or `start`.
+    Returns the last point that held, or `start`; after round `last` in any case.
     """
     kept, failed = start, None
     # Between `kept_left` and `failed` is what remains to be tried.
@@ -177,7 +185,7 @@ def _climb(goal, start, way):
             kept, kept_left = point, left
         else:
             failed = left
-        if kept_left / (failed or way.least) < _CLOSE:
+        if point.number >= last or kept_left / (failed or way.least) < _CLOSE:
             return kept
         if failed is None:
             left = max(way.least, kept_left * math.exp(-stride))
@@ -191,9 +199,17 @@ def _pace(goal, point):
     return _LONGER if used < _LITTLE else _SHORTER if used > _MUCH else 1.0
 
 
-def _approach(goal, start, way, first):
-    """Come near the budget, from above where there is training; return the last point."""
-    above, below = (1.0, 1.0), None  # (what is left, what share of the dense file that is)
+def _approach(goal, start, way, first, whole=1.0):
+    """Come near the budget, from above where there is training; return the last point.
+
+    Args:
+        goal: a `Goal`.
+        start: the `Point` to begin at.
+        way: a `_Way`.
+        first: float, how much to leave at first.
+        whole: float, what share of the dense file there is where all is left.
+    """
+    above, below = (1.0, whole), None  # (what is left, what share of the dense file that is)
     parent, left, last = start, max(way.least, first), start
     for _ in range(_TRIALS):
         point = yield way.step(parent, left)
@@ -202,27 +218,23 @@ def _approach(goal, start, way, first):
         last, share = point, goal.share(point)
         if _INSIDE * goal.budget <= share <= goal.budget:
             return last
+        before = above, below
         if share > goal.budget:
             above = left, share
             parent = point if goal.holds(point) else parent
         else:
             below = left, share
-        wanted = _along(above, below, goal.budget, way.least)
-        if abs(math.log(wanted / left)) < math.log(_CLOSE) / 4:
+        other = below or before[0] if share > goal.budget else above
+        wanted = max(way.least, _along((left, share), other, _MIDDLE * goal.budget))
+        if abs(math.log(wanted / left)) < _SAME:
             return last
         left = wanted
     return last
 
 
-def _along(above, below, budget, least):
-    """How much should be left, on the line through two points, both axes logarithmic."""
-    aim = math.log(budget * (1 + _INSIDE) / 2)
-    left, share = map(math.log, above)
-    if below is None:
-        # Of what is gone at the last point, so much more.
-        slope = left / share if share < 0 and left < 0 else 1.0
-        return max(least, math.exp(left + slope * (aim - share)))
-    other, less = map(math.log, below)
-    if share - less < 1e-6:
-        return math.exp((left + other) / 2)
-    return math.exp(other + (aim - less) * (left - other) / (share - less))
+def _along(point, other, aim):
+    """How much should be left for a share to aim at, on the line through two points."""
+    (left, share), (another, its) = point, other
+    slope = (share - its) / (left - another) if left != another else 0.0
+    wanted = left + (aim - share) / slope if slope > 0 else left * aim / share
+    return min(max(wanted, left / 4), (left + 1) / 2)

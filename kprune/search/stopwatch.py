@@ -14,6 +14,12 @@ _MACHINES = {
 _ROUNDS = 40
 
 
+def local_litert():
+    """Return the name of LiteRT's target on this machine's processor."""
+    arm = platform.machine() in _MACHINES["litert-arm64"]
+    return "litert-arm64" if arm else "litert-x86"
+
+
 class Stopwatch:
     """Times files on a target beside the dense one.
 

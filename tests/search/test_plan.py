@@ -46,7 +46,7 @@ class World:
     def search(self, goal, ways, most=60):
         """All points, the dense one first."""
         points = [self.point(0, Step(parent=0))]
-        steps, answer = plan(goal, ways, points[0]), None
+        steps, answer = plan(goal, ways, points[0], most), None
         try:
             while len(points) <= most:
                 step = next(steps) if answer is None else steps.send(answer)
@@ -54,6 +54,8 @@ class World:
                 assert points[step.parent].file is not None
                 points.append(answer)
         except StopIteration:
+            return points
+        if most < 60:
             return points
         raise AssertionError(f"{most} rounds, and no end")
 
@@ -143,6 +145,16 @@ def test_rounding_is_trained_for_only_where_it_costs_too_much():
     trained = [p for p in World(rounding_hurts=0.1).search(goal, EVERYTHING) if p.step.aware]
     assert trained
     assert not [p for p in World(rounding_hurts=0.0).search(goal, EVERYTHING) if p.step.aware]
+
+
+@pytest.mark.parametrize("rounds", [3, 4, 5, 6])
+def test_the_last_round_is_for_8_bits(rounds):
+    goal = make_goal(0.1, False, None, None, "max")
+    ways = dataclasses.replace(EVERYTHING, sparse=False)
+    points = World(channels_hurt=1e-6).search(goal, ways, rounds)[: rounds + 1]
+    best = goal.best(points)
+    assert best.step.quantize == "int8"
+    assert best.step.channels < 1
 
 
 def test_what_is_no_faster_in_8_bits_is_not_pursued():

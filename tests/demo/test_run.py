@@ -8,10 +8,13 @@ from typer.testing import CliRunner
 
 from kprune.cli import app
 from kprune.demo import demo
+from kprune.demo.report import STEMS
 from kprune.measure import size
+from kprune.search.stopwatch import local_litert
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("onnxruntime")
+SEARCHES = [f"search-{target}" for target in ("onnxruntime", local_litert())]
 datasets = pytest.importorskip("sklearn.datasets")
 
 
@@ -44,8 +47,10 @@ def run(tmp_path_factory):
 @pytest.mark.slow
 def test_files_figures_and_picture_are_there_and_nothing_else(run):
     out, _, output = run
-    names = [f"{m}.{suffix}" for m in ("dense", "pruned") for suffix in ("keras", "onnx", "tflite")]
-    assert sorted(p.name for p in out.iterdir()) == sorted([*names, "demo.json", "demo.png"])
+    names = [f"{m}.{suffix}" for m in STEMS for suffix in ("keras", "onnx", "tflite")]
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*names, *SEARCHES, "demo.json", "demo.png"]
+    )
     assert all(name in output for name in names)
     rows = {row["file"]: row for row in json.loads((out / "demo.json").read_text())["rows"]}
     assert set(rows) == set(names)
