@@ -42,7 +42,7 @@ class Journal:
         self.folder, self._about = Path(folder), about
         self.folder.mkdir(parents=True, exist_ok=True)
         files.destination(self.folder / _NAME, ".json")
-        self.points = self._read()
+        self.points = self._read()  # So that what is wrong with it is told at once.
 
     def _read(self):
         path = self.folder / _NAME
@@ -71,9 +71,15 @@ class Journal:
         rounds = [one.to_dict() for one in self.points]
         write_json(self.folder / _NAME, {"about": self._about, "rounds": rounds})
 
-    def forget_from(self, number):
-        """Drop the rounds from one on: the search takes another way there."""
+    def known(self, number, step):
+        """Return the point of a round that was finished; None, if it is another step's or new.
+
+        Another step's is dropped with all after it: the search takes another way there.
+        """
+        if len(self.points) > number and self.points[number].step == step:
+            return self.points[number]
         self.points = self.points[:number]
+        return None
 
     def path(self, name):
         """Return the path of a file of the search."""
@@ -90,8 +96,11 @@ class Journal:
         return load_keras(self.path(name))
 
     @contextlib.contextmanager
-    def held(self):
+    def held(self, wait=False):
         """Keep other processes out.
+
+        Args:
+            wait: bool, whether to wait while another one is at work here.
 
         Raises:
             OSError: another one is at work here.
@@ -99,12 +108,13 @@ class Journal:
         with open(self.folder / ".lock", "w") as lock:
             if fcntl is not None:
                 try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
                 except BlockingIOError:
                     raise OSError(
                         f"Another process is searching in '{self.folder}': give another `out`, or "
                         "wait for it."
                     ) from None
+            self.points = self._read()  # What another one has done by then.
             yield
 
 

@@ -77,48 +77,46 @@ class Loop:
             **self._facts(model, path, report),
             seconds={"fit": 0.0, "evaluate": judged, "all": time.perf_counter() - start},
         )
-        self._add(point)
+        self._tell(point)
+        self._journal.add(point)
         return point
 
     def run(self, ways, dense):
         """Do what the plan asks for; return all points."""
         steps, answer = plan(self._goal, ways, dense, self._rounds), None
         with contextlib.suppress(StopIteration):
-            while True:
+            for number in range(1, self._rounds + 1):
                 step = next(steps) if answer is None else steps.send(answer)
-                if self._number > self._rounds:
-                    break
-                answer = self._known(step) or self._round(step, dense)
-                self._number += 1
+                answer = self._journal.known(number, step)
+                if answer is None:
+                    base = self._journal.points[step.parent] if self._make.trains else dense
+                    answer = self._round(number, step, dense, base)
+                    self._journal.add(answer)
         return self._journal.points
 
-    _number = 1
+    def run_trials(self, trials, dense):
+        """Do what Optuna asks for; return the points of all processes."""
+        for number, step, tell in trials:
+            tell(self._round(number, step, dense, dense))
+        return [dense, *sorted(trials.points, key=lambda point: point.number)]
 
-    def _known(self, step):
-        """The point of this round, if it was made before this process."""
-        points = self._journal.points
-        if len(points) > self._number and points[self._number].step == step:
-            return points[self._number]
-        self._journal.forget_from(self._number)
-        return None
-
-    def _round(self, step, dense):
-        self._say(f"round {self._number} of at most {self._rounds}: {step}")
+    def _round(self, number, step, dense, base):
+        """Return the `Point` of a step, from the model of the point `base`."""
+        self._say(f"round {number} of at most {self._rounds}: {step}")
         start = time.perf_counter()
-        keras.utils.set_random_seed(self._seed + self._number)
+        keras.utils.set_random_seed(self._seed + number)
         try:
-            point = self._made(step, dense)
+            point = self._made(number, step, dense, base)
         except (ExportError, Impossible) as error:
-            point = Point(self._number, step, reason=first_line(error))
+            point = Point(number, step, reason=first_line(error))
         point.seconds["all"] = time.perf_counter() - start
-        self._add(point)
+        self._tell(point)
         gc.collect()
         return point
 
-    def _made(self, step, dense):
+    def _made(self, number, step, dense, base):
         """The point of a step, its file written."""
-        name = f"round-{self._number:02d}"
-        base = self._journal.points[step.parent] if self._make.trains else dense
+        name = f"round-{number:02d}"
         model = self._journal.load(base.model)
         model = self._make(step, base.step, model)
         self._journal.save(model, f"{name}.keras")
@@ -135,7 +133,7 @@ class Loop:
                 raise Impossible(str(error)) from error
         finite = math.isfinite(metric)
         return Point(
-            number=self._number,
+            number=number,
             step=step,
             metric=metric if finite else None,
             drop=self._goal.drop(metric, dense.metric) if finite else None,
@@ -176,8 +174,7 @@ class Loop:
             "parameters": model.count_params(),
         }
 
-    def _add(self, point):
-        self._journal.add(point)
+    def _tell(self, point):
         if point.file is None:
             self._say(f"  no file: {point.reason}")
             return

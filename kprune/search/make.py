@@ -1,6 +1,7 @@
 """From a point's model and a step to the next model: channels, zeros, training."""
 
 import contextlib
+import dataclasses
 import time
 import warnings
 
@@ -11,8 +12,9 @@ from kprune.graphs.weights import count_zeros, weights_of
 from kprune.oneshot import prune_once
 from kprune.pruning.allocation import Global
 from kprune.search.points import Impossible
-from kprune.structured import Channels, prune_channels, shrink
-from kprune.targets import prepare
+from kprune.structured import Channels, prune_channels, recalibrate_batchnorm, shrink
+from kprune.structured.widths import cut_to_widths
+from kprune.targets import for_target, prepare
 from kprune.targets.channels import ROUND_TO
 from kprune.training.clustering.installing import remove_clustering
 from kprune.training.clustering.weight_clustering import WeightClustering, cluster_once
@@ -66,9 +68,13 @@ class Maker:
             left = step.channels / parent.channels
             if left < 1:
                 model = prune_channels(model, flops=left)
+            if step.widths:
+                model = cut_to_widths(model, step.widths)
             pruning = self._pruning(step, model)
         compile_like(model, self._like)
-        if left < 1 or step.sparsity != parent.sparsity or step.prepared != parent.prepared:
+        # All but the file, and training for its rounding, which comes after.
+        own = dict.fromkeys(("parent", "quantize", "clusters", "aware"))
+        if dataclasses.replace(step, **own) != dataclasses.replace(parent, **own):
             self._train(model, pruning)
             model = _stripped(model)
         if step.clusters and step.clusters != parent.clusters:
@@ -82,6 +88,8 @@ class Maker:
         return model
 
     def _pruning(self, step, model):
+        if step.layers:
+            return [Pruning(layers=_still_faster(model, self._target, step.layers))]
         if not step.sparsity:
             return []
         if self._everywhere:
@@ -112,6 +120,13 @@ class Maker:
             share = 1 - left**0.5  # FLOPs go with both the channels made and those taken in.
             prune_once(model, share, data, pattern=Channels(round_to=ROUND_TO))
             model = shrink(model)
+        if step.widths:
+            model = cut_to_widths(model, step.widths)
+            with contextlib.suppress(ValueError):  # It has no batch normalization.
+                recalibrate_batchnorm(model, data)
+        if step.layers:
+            layers = _still_faster(model, self._target, step.layers)
+            prune_once(model, 0.0, data, layers={**layers, "*": None})
         if step.sparsity > parent.sparsity and self._everywhere:
             prune_once(model, step.sparsity, data, allocation=Global())
         elif step.sparsity > parent.sparsity:
@@ -120,6 +135,20 @@ class Maker:
         if step.clusters and step.clusters != parent.clusters:
             cluster_once(model, step.clusters)
         return model
+
+
+def _still_faster(model, target, sparsities):
+    """Return `layers` of `Pruning` for the layers that a target has kernels for, as wide as now.
+
+    Raises:
+        ValueError: there is none.
+    """
+    chosen = for_target(model, target)
+    return {
+        name: {"sparsity": share, "pattern": chosen[name]["pattern"]}
+        for name, share in sparsities.items()
+        if name in chosen
+    }
 
 
 @contextlib.contextmanager

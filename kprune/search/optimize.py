@@ -14,6 +14,7 @@ from kprune._system.type_aliases import FilePath
 from kprune.graphs.load import as_model
 from kprune.measure.benchmark import machine
 from kprune.report.files import write_json
+from kprune.search import optuna_search
 from kprune.search.agreement import Agreement, Examples
 from kprune.search.frontier import OptimizeResult
 from kprune.search.goal import make_goal
@@ -26,7 +27,7 @@ from kprune.search.ways import ways_for
 from kprune.targets.target import Target, get_target
 from kprune.training.strip import find_pruning
 
-_ROUNDS = 12
+_ROUNDS, _TRIALS = 12, 50
 
 
 def optimize(
@@ -45,6 +46,9 @@ def optimize(
     rounds: int = _ROUNDS,
     seed: int = 0,
     verbose: bool = True,
+    search: str | None = None,
+    trials: int = _TRIALS,
+    storage: Any = None,
 ) -> OptimizeResult:
     """Search for the fastest file of a model on a target that still does the job.
 
@@ -99,6 +103,11 @@ def optimize(
         rounds: int, how many there may be at most.
         seed: int; each round seeds Keras, NumPy and Python from it.
         verbose: bool, whether each round is told of on standard error.
+        search: None for the plan above; `"optuna"` for trials that choose the sparsity of each
+            layer and the width of each group of channels, all from the dense model, which takes
+            many more rounds. Several processes may work at once, with the same `out` and `storage`.
+        trials: int, how many Optuna makes, of all processes.
+        storage: of Optuna, such as `"sqlite:///study.db"`; a journal file in `out` by default.
 
     Returns:
         An `OptimizeResult`, which is also in `out`: `result.json`, and `frontier.png` where
@@ -115,7 +124,8 @@ def optimize(
     """
     goal = make_goal(max_drop, relative, latency, size, mode)
     target = get_target(target)
-    _check(fit, evaluate, data, rounds, seed)
+    _check(fit, evaluate, data, {"rounds": (rounds, 1), "seed": (seed, 0), "trials": (trials, 1)})
+    _check_search(search, storage)
     require_packages(target.format)
     model = as_model(model)
     _check_plain(model)
@@ -133,17 +143,23 @@ def optimize(
         "fit": fit is not None,
         "data": examples is not None,
         "seed": seed,
+        "search": search,
     }
     journal = Journal(out, about)
-    with journal.held():
-        maker = Maker(target, fit, model, examples, everywhere=goal.size is not None)
-        judge = Judge(evaluate, model)
-        loop = Loop(target, goal, journal, maker, judge, stopwatch, examples, seed, rounds, verbose)
+    maker = Maker(target, fit, model, examples, everywhere=goal.size is not None)
+    judge = Judge(evaluate, model)
+    most = rounds if search is None else trials
+    loop = Loop(target, goal, journal, maker, judge, stopwatch, examples, seed, most, verbose)
+    with journal.held(wait=search is not None):
         dense = loop.dense(model)
         ways, more = ways_for(
             model, target, goal, fit is not None, examples is not None, stopwatch.measures
         )
-        points = loop.run(ways, dense)
+        points = loop.run(ways, dense) if search is None else None
+    if search is not None:  # Others may join.
+        space = optuna_search.space_for(model, target, ways)
+        study = optuna_search.Trials(space, goal, journal.folder, storage, trials, seed)
+        points = loop.run_trials(study, dense)
     if judge.judged == "model":
         notes.append("the metric is the Keras model's: `evaluate` would not take the file")
     return _result(target, goal, points, Path(out), [*notes, *more])
@@ -161,7 +177,7 @@ def _result(target, goal, points, folder, notes):
     return result
 
 
-def _check(fit, evaluate, data, rounds, seed):
+def _check(fit, evaluate, data, counts):
     for name, function in {"fit": fit, "evaluate": evaluate}.items():
         if function is not None and not callable(function):
             raise TypeError(f"`{name}` must be a function. Received: {name}={function!r}")
@@ -175,12 +191,23 @@ def _check(fit, evaluate, data, rounds, seed):
             "Give `evaluate`, a function from the model to the metric that must hold, or `data` to "
             "judge by. Received neither."
         )
-    for name, value, least in (("rounds", rounds, 1), ("seed", seed, 0)):
+    for name, (value, least) in counts.items():
         real = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not real or value < least:
             raise ValueError(
                 f"`{name}` must be an int of at least {least}. Received: {name}={value!r}"
             )
+
+
+def _check_search(search, storage):
+    if search not in (None, "optuna"):
+        raise ValueError(f"`search` is None or 'optuna'. Received: search={search!r}")
+    if search is None and storage is not None:
+        raise ValueError(
+            f"`storage` is Optuna's: give search='optuna' with it. Received: storage={storage!r}"
+        )
+    if search == "optuna":
+        optuna_search.check_installed()
 
 
 def _check_plain(model):

@@ -20,6 +20,8 @@ class Step:
         clusters: int, how many values a kernel may have; None for any.
         prepared: bool, whether `kprune.prepare` has changed it for its target.
         aware: bool, whether it is trained with the rounding of `quantize`.
+        layers: {name of a layer: its sparsity}, chosen by Optuna; None with no such search.
+        widths: {name of a group of channels: the share that stays}, as `layers`.
     """
 
     parent: int
@@ -29,6 +31,8 @@ class Step:
     clusters: int | None = None
     prepared: bool = False
     aware: bool = False
+    layers: dict[str, float] | None = None
+    widths: dict[str, float] | None = None
 
     def __str__(self):
         parts = []
@@ -36,6 +40,10 @@ class Step:
             parts.append(f"channels to {self.channels:.0%} of the FLOPs")
         if self.sparsity:
             parts.append(f"{self.sparsity:.1%} zeros")
+        for name, chosen in {"zeros": self.layers, "of the channels": self.widths}.items():
+            if chosen:
+                mean = sum(chosen.values()) / len(chosen)
+                parts.append(f"{mean:.0%} {name} (mean of {len(chosen)})")
         if self.clusters:
             parts.append(f"{self.clusters} values a kernel")
         if self.quantize:
