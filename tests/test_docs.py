@@ -1,4 +1,4 @@
-"""The pages: the code of two of them runs, and what all of them name is in the package."""
+"""The pages: the code of some of them runs, and what all of them name is in the package."""
 
 import ast
 import re
@@ -49,6 +49,15 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     run(PAGE)
     quoted = re.search(r"^    (kprune: sparsity .*)$", PAGE.read_text(), re.MULTILINE)[1]
     assert quoted in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_optimize_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(ROOT / "docs" / "optimize.md")
+    assert Path(names["best"]).is_file()
+    assert names["small"].met
+    assert len(names["result"].points) == 4
 
 
 def strings_of_the_package():
