@@ -23,6 +23,7 @@ from _start import start
 
 SIDE, MAGNIFIED = 96, 3
 BATCH = 64
+RATE, TUNING_RATE = 3e-3, 1e-3
 
 
 def colored(x, seed):
@@ -61,7 +62,7 @@ def vowels(data_dir):
 
 
 def build(case, shape, cell):
-    """Return the network, compiled."""
+    """Return the network."""
     import keras
 
     layers = keras.layers
@@ -71,21 +72,26 @@ def build(case, shape, cell):
     }
     if case in applications:
         make, width = applications[case]
-        model = make(shape, alpha=width, weights=None, classes=10)
-        rate = 2e-3
-    else:
-        recurrent = {"gru": layers.GRU, "lstm": layers.LSTM}[cell]
-        stack = [
-            keras.Input(shape),
-            layers.Bidirectional(recurrent(64, return_sequences=True)),
-            layers.Bidirectional(recurrent(64)),
-            layers.Dense(9, activation="softmax"),
-        ]
-        model, rate = keras.Sequential(stack), 2e-3
-    model.compile(
-        keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
-    return model
+        return make(shape, alpha=width, weights=None, classes=10)
+
+    recurrent = {"gru": layers.GRU, "lstm": layers.LSTM}[cell]
+    stack = [
+        keras.Input(shape),
+        layers.Bidirectional(recurrent(64, return_sequences=True)),
+        layers.Bidirectional(recurrent(64)),
+        layers.Dense(9, activation="softmax"),
+    ]
+    return keras.Sequential(stack)
+
+
+def train(model, data, epochs, rate, callbacks=()):
+    """Train with a learning rate that falls along a cosine to 0."""
+    import keras
+
+    steps = epochs * -(-len(data[0]) // BATCH)
+    adam = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+    model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*data, BATCH, epochs, verbose=2, callbacks=callbacks)
 
 
 def main(
@@ -113,7 +119,7 @@ def main(
 
     keras.utils.set_random_seed(seed)
     held_out = min(2000, train_size // 4)
-    train, judged, test = (
+    learnt, judged, test = (
         vowels(data_dir) if case == "speech" else fashion(data_dir, train_size, held_out)
     )
     dense = out / "trained.keras"
@@ -121,19 +127,18 @@ def main(
     if dense.is_file():
         model = keras.models.load_model(dense)
     else:
-        model = build(case, train[0].shape[1:], cell)
-        model.fit(*train, BATCH, epochs, verbose=2, validation_data=judged)
+        model = build(case, learnt[0].shape[1:], cell)
+        train(model, learnt, epochs, RATE)
         model.save(dense)
-    model.optimizer.learning_rate = 1e-3
 
     def fit(model, callbacks):
-        model.fit(*train, BATCH, tuning, verbose=2, callbacks=callbacks)
+        train(model, learnt, tuning, TUNING_RATE, callbacks)
 
     def evaluate(model):
         return model.evaluate(*judged, verbose=0, return_dict=True)["accuracy"]
 
     result = kprune.optimize(
-        model, target, fit, evaluate, max_drop, latency=latency, size=size, data=train[0][:400],
+        model, target, fit, evaluate, max_drop, latency=latency, size=size, data=learnt[0][:400],
         out=out / target, rounds=rounds, seed=seed,
     )  # fmt: skip
     print(result)

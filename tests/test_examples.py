@@ -92,3 +92,14 @@ def test_which_weights(tmp_path):
     assert shares["Magnitude, Global"] > shares["Random"]
     assert re.search(r" on the test set: 0\.\d+", printed)
     assert "90.00%" in printed
+
+
+@pytest.mark.slow
+def test_optimize(tmp_path):
+    out = tmp_path / "out"
+    arguments = ["--train-size", 2000, "--epochs", 4, "--tuning", 1, "--rounds", 2, "--max-drop", 1]
+    printed, _ = run("optimize.py", *arguments, "--out", out)
+    assert "Optimized for onnxruntime" in printed
+    path = re.search(r"the model that (\S+) was made from: (0\.\d+)", printed)
+    assert Path(path[1]).is_file()
+    assert float(path[2]) > 0.2

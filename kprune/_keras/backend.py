@@ -24,6 +24,20 @@ def jit_on_jax(function):
     return jax.jit(function)
 
 
+def holds_values(tensor):
+    """Whether a tensor has values to read, rather than being asked for the shapes that follow."""
+    if isinstance(tensor, keras.KerasTensor):
+        return False
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    if backend == "torch":
+        return getattr(getattr(tensor, "device", None), "type", None) != "meta"
+    return not ops.is_tensor(tensor) or hasattr(tensor, "numpy")
+
+
 def cond(predicate, true_fn, false_fn):
     """`ops.cond` that runs one branch and traces none where the predicate is known."""
     if keras.backend.backend() == "jax":

@@ -14,6 +14,14 @@ def compile_settings(model):
     return dict(model._compile_config.config)
 
 
+def compiles_in_its_own_way(model):
+    """Whether a model that is compiled has a `compile` of its own, whose arguments are not known.
+
+    Needs `compile` of `keras.Model` to be the one that `Trainer` has.
+    """
+    return bool(model.compiled) and type(model).compile is not keras.Model.compile
+
+
 def compile_like(model, other, **changes):
     """Compile a model with what another one was compiled with; an optimizer and metrics are new.
 

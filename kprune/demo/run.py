@@ -160,7 +160,7 @@ def _optimize(dense, train, batch_size, epochs, out, seed, stage):
             shutil.copyfile(best.path, out / f"optimized{suffix}")
             found[f"optimized{suffix}"] = best.step
             if suffix == ".onnx":
-                shutil.copyfile(folder / best.model, out / "optimized.keras")
+                shutil.copyfile(best.model, out / "optimized.keras")
                 found["optimized.keras"] = f"the model that {suffix} was made from, {best.step}"
     return found
 

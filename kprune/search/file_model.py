@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 
+from kprune._keras.backend import holds_values
 from kprune.graphs.inputs import signature_of
+from kprune.graphs.walk import graph_of
 from kprune.runtimes.batches import CHUNK, batches, join
 
 
@@ -13,7 +15,7 @@ class FileModel(keras.Model):
     Example:
 
     >>> report = kprune.export_tflite(model, "model.tflite")
-    >>> file = FileModel(LiteRT("model.tflite"), model, [one.name for one in report.outputs])
+    >>> file = FileModel(LiteRT("model.tflite"), model, [one.name for one in report.outputs], 1, 0)
     >>> file.predict(x).shape
 
     Args:
@@ -29,13 +31,18 @@ class FileModel(keras.Model):
         self._kprune_run = runtime
         self._kprune_signature = signature_of(model)
         self._kprune_names, self._kprune_batch = names, batch
-        self._kprune_structure = [structure]  # In a list, as Keras tracks what it is given.
+        self._kprune_hidden = _Hidden(model, structure)
+        if getattr(model, "output_names", None):
+            self.output_names = list(model.output_names)  # By which losses may be given.
         self.built = True
 
     def call(self, *inputs):
+        leaves = self._kprune_hidden.leaves(inputs)
+        if not all(map(holds_values, leaves)):  # Keras asks for the shapes only.
+            return self._kprune_hidden.model(*inputs, training=False)
         specs = self._kprune_signature.flat
-        leaves = [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(list(inputs))]
-        arrays = [np.asarray(leaf, spec.dtype) for leaf, spec in zip(leaves, specs, strict=True)]
+        values = map(keras.ops.convert_to_numpy, leaves)
+        arrays = [np.asarray(value, spec.dtype) for value, spec in zip(values, specs, strict=True)]
         samples = len(arrays[0])
         size = self._kprune_batch or min(CHUNK, samples)
         collected = []
@@ -43,5 +50,21 @@ class FileModel(keras.Model):
             found = self._kprune_run({s.name: part for s, part in zip(specs, batch)})
             collected.append([found[name] for name in self._kprune_names])
         outputs = [keras.ops.convert_to_tensor(a) for a in join(collected, size, samples)]
-        (structure,) = self._kprune_structure
-        return keras.tree.pack_sequence_as(structure, outputs)
+        return keras.tree.pack_sequence_as(self._kprune_hidden.structure, outputs)
+
+
+class _Hidden:
+    """The Keras model behind a file, which is no layer of what stands before it."""
+
+    def __init__(self, model, structure):
+        self.model, self.structure = model, structure
+
+    def leaves(self, inputs):
+        """What a call was given, in the order of the model's inputs, as Keras would take it."""
+        graph, (first, *_) = graph_of(self.model), inputs
+        own = getattr(self.model, "input", None) if graph is not None else None
+        if isinstance(first, dict) and not isinstance(own, dict) and graph is not None:
+            names = [tensor.name for tensor in graph.inputs]
+            if set(names) <= set(first):
+                return [first[name] for name in names]
+        return keras.tree.flatten(list(inputs))

@@ -54,7 +54,7 @@ class OptimizeResult(Printable):
     @property
     def overhead(self) -> float | None:
         """The share of the time that went neither into `fit` nor into `evaluate`."""
-        whole = sum(point.seconds.get("all", 0.0) for point in self.points)
+        whole = sum(sum(point.seconds.values()) for point in self.points)
         users = sum(
             point.seconds.get(name, 0.0) for point in self.points for name in ("fit", "evaluate")
         )
@@ -97,7 +97,7 @@ class OptimizeResult(Printable):
         best = self.best.number
         rows = []
         for point in self.points:
-            verdict = "failed: " + point.reason if point.drop is None else ""
+            verdict = f"no: {point.reason}" if point.drop is None else ""
             if point.number == best:
                 verdict = "recommended" if self.met else "the nearest"
             elif not verdict and not self.goal.holds(point):
@@ -109,7 +109,7 @@ class OptimizeResult(Printable):
                     str(point.number),
                     str(point.step),
                     tables.MISSING if point.metric is None else f"{point.metric:.4f}",
-                    tables.MISSING if point.drop is None else f"{-point.drop:+.4f}",
+                    tables.MISSING if point.drop is None else f"{0.0 - point.drop:+.4f}",
                     tables.ratio(point.speedup) if point.file else tables.MISSING,
                     tables.milliseconds(point.latency),
                     tables.size(point.bytes),
@@ -126,7 +126,7 @@ class OptimizeResult(Printable):
         )
 
     def _times(self):
-        whole = sum(point.seconds.get("all", 0.0) for point in self.points)
+        whole = sum(sum(point.seconds.values()) for point in self.points)
         if not whole:
             return []
         took = datetime.timedelta(seconds=round(whole))
@@ -173,5 +173,5 @@ def _in_words(point):
     share = tables.percent(point.size_share)
     return (
         f"{tables.ratio(point.speedup)} as fast as dense{how}, {share} of its gzipped size, "
-        f"metric {point.metric:.4f} ({-point.drop:+.4f})"
+        f"metric {point.metric:.4f} ({0.0 - point.drop:+.4f})"
     )

@@ -9,6 +9,7 @@ from kprune.search.points import Point
 
 NEAR = 0.05  # By this share of it may a latency be exceeded: no better can it be measured.
 MAX_DROP = 0.01
+WORTH = 1.03  # How much faster is faster: less is noise.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Goal:
     def best(self, points: Sequence[Point]) -> Point:
         """The point to recommend, of some of which at least one has a file.
 
-        Of those that are all that was asked for: the fastest, or, with a budget, the one that
-        loses the least. Where none is, the one that comes nearest to the budget.
+        Of those that are all that was asked for: the one that loses the least, with a budget of
+        all, and without of those that are about as fast as the fastest. Where none is, the one
+        that comes nearest to the budget.
         """
         made = [point for point in points if point.drop is not None]
         met = [point for point in made if self.met(point)]
@@ -67,7 +69,9 @@ class Goal:
             held = [point for point in made if self.holds(point)]
             return min(held or made, key=lambda p: (self.share(p), p.drop))
         if self.budget is None:
-            return min(met, key=lambda p: (p.latency_share, p.size_share, p.number))
+            fastest = min(point.latency_share for point in met)
+            met = [point for point in met if point.latency_share <= fastest * WORTH]
+            return min(met, key=lambda p: (p.drop, p.size_share, p.number))
         return min(met, key=lambda p: (p.drop, self.share(p), p.number))
 
     def __str__(self):

@@ -27,11 +27,12 @@ class Judge:
 
     Attributes:
         judged: `"file"`, or `"model"` once `evaluate` has failed on a file and not on the model.
+        reason: str, how it failed.
     """
 
     def __init__(self, evaluate, like):
         self._evaluate, self._like = evaluate, like
-        self.judged = "file"
+        self.judged, self.reason = "file", ""
 
     def __call__(self, path, names, model):
         """Return the metric of a file, or of the model that it was made from."""
@@ -58,14 +59,14 @@ class Judge:
         """
         try:
             metric = self(path, names, model)
+        except NoNumber:
+            raise
         except Exception as error:
-            if isinstance(error, _NoNumber):
-                raise ValueError(str(error)) from None
-            self.judged = "model"
+            self.judged, self.reason = "model", first_line(error)
             try:
                 metric = self(path, names, model)
-            except _NoNumber as again:
-                raise ValueError(str(again)) from None
+            except NoNumber:
+                raise
             except Exception:
                 raise error from None
         if not math.isfinite(metric):
@@ -75,13 +76,13 @@ class Judge:
         return metric
 
 
-class _NoNumber(ValueError):
-    pass
+class NoNumber(ValueError):
+    """What `evaluate` returned is no number."""
 
 
 def _number(value):
     if isinstance(value, dict | list | tuple | str) or value is None:
-        raise _NoNumber(
+        raise NoNumber(
             "`evaluate` must return one number, such as model.evaluate(x, y, return_dict=True)"
             f"['accuracy']. Received: {value!r}"
         )
@@ -89,7 +90,7 @@ def _number(value):
         value = value if isinstance(value, numbers.Real) else keras.ops.convert_to_numpy(value)
         return float(value)
     except Exception as error:
-        raise _NoNumber(
+        raise NoNumber(
             f"`evaluate` must return one number. Received: {value!r} ({first_line(error)})"
         ) from error
 
@@ -118,13 +119,14 @@ def check_better_than_chance(judge, goal, metric, model):
     rng = np.random.default_rng(0)
     model.set_weights([_shuffled(value, rng) for value in model.get_weights()])
     chance = judge.of_model(model)
-    if math.isfinite(chance) and goal.drop(chance, metric) < 0:
+    if math.isfinite(chance) and goal.drop(chance, metric) <= 0:
         other = "min" if goal.mode == "max" else "max"
         raise ValueError(
             f"`evaluate` gives the trained model {metric:.4g}, and with its weights shuffled "
-            f"{chance:.4g}, which mode={goal.mode!r} takes for better. If a "
+            f"{chance:.4g}, which is no worse with mode={goal.mode!r}. If a "
             f"{'lower' if other == 'min' else 'higher'} value is the better one, pass "
-            f"mode={other!r}; else train the model first."
+            f"mode={other!r}; else train the model first, and let `evaluate` judge what it is "
+            "given."
         )
 
 

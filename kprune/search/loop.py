@@ -1,11 +1,13 @@
 """The rounds of a search: make, train, export, judge and time a model; keep it, or go back."""
 
 import contextlib
+import dataclasses
 import datetime
 import gc
 import math
 import time
 import warnings
+from typing import Any
 
 import keras
 from rich.console import Console
@@ -15,6 +17,7 @@ from kprune.export import NotFasterWarning, export_onnx, export_tflite
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.graphs.flops import flops as count_flops
 from kprune.report import tables
+from kprune.search.journal import model_name
 from kprune.search.judge import check_better_than_chance
 from kprune.search.plan import plan
 from kprune.search.points import Impossible, Point, Step
@@ -24,14 +27,15 @@ _DENSE = Step(parent=0)
 _ANY_ROUNDING = 1.0  # The metric of the file will tell what rounding costs.
 
 
+@dataclasses.dataclass
 class Loop:
     """Runs a plan, round by round.
 
-    Args:
+    Attributes:
         target: a `Target`.
         goal: a `Goal`.
         journal: a `Journal`.
-        maker: a `Maker`.
+        make: a `Maker`.
         judge: a `Judge`.
         stopwatch: a `Stopwatch`.
         examples: `Examples`, or None.
@@ -40,59 +44,65 @@ class Loop:
         verbose: bool, whether to say on standard error what is done.
     """
 
-    def __init__(
-        self, target, goal, journal, maker, judge, stopwatch, examples, seed, rounds, verbose
-    ):
-        self._target, self._goal, self._journal, self._make = target, goal, journal, maker
-        self._judge, self._stopwatch, self._examples = judge, stopwatch, examples
-        self._seed, self._rounds = seed, rounds
-        self._console = Console(stderr=True, quiet=not verbose, highlight=False)
+    target: Any
+    goal: Any
+    journal: Any
+    make: Any
+    judge: Any
+    stopwatch: Any
+    examples: Any
+    seed: int
+    rounds: int
+    verbose: bool
 
     def dense(self, model):
         """Return the point of the dense model, round 0."""
-        if self._journal.points:
-            dense = self._journal.points[0]
-            self._judge.judged = dense.judged
+        if self.journal.points:
+            dense = self.journal.points[0]
+            self.judge.judged = dense.judged
+            self.judge.reason = dense.reason
             return dense
-        self._say(f"round 0: the dense model, for {self._target.name}")
-        start = time.perf_counter()
-        self._journal.save(model, "dense.keras")
-        model = self._journal.load("dense.keras")
+        self._say(f"round 0: the dense model, for {self.target.name}")
+        clock = _Clock()
+        model = self.journal.copy_of(model)
         path, report = self._export(model, _DENSE, "dense")
+        clock.lap("export")
         names = [output.name for output in report.outputs]
-        judging = time.perf_counter()
-        metric = self._judge.of_dense(path, names, model)
-        check_better_than_chance(self._judge, self._goal, metric, model)
-        judged = time.perf_counter() - judging
-        latency = self._stopwatch.compare(path, path)[0] if self._stopwatch.measures else None
+        metric = self.judge.of_dense(path, names, model)
+        facts = self._facts(model, path, report)
+        check_better_than_chance(self.judge, self.goal, metric, model)
+        clock.lap("evaluate")
+        latency = self.stopwatch.compare(path, path)[0] if self.stopwatch.measures else None
+        clock.lap("timing")
         point = Point(
             number=0,
             step=_DENSE,
             metric=metric,
             drop=0.0,
             latency=latency,
-            measured=self._stopwatch.measures,
+            measured=self.stopwatch.measures,
             model="dense.keras",
-            judged=self._judge.judged,
-            **self._facts(model, path, report),
-            seconds={"fit": 0.0, "evaluate": judged, "all": time.perf_counter() - start},
+            judged=self.judge.judged,
+            reason=self.judge.reason,
+            **facts,
+            seconds=clock.seconds,
         )
         self._tell(point)
-        self._journal.add(point)
+        self.journal.add(point)
         return point
 
     def run(self, ways, dense):
         """Do what the plan asks for; return all points."""
-        steps, answer = plan(self._goal, ways, dense, self._rounds), None
+        steps, answer = plan(self.goal, ways, dense, self.rounds), None
         with contextlib.suppress(StopIteration):
-            for number in range(1, self._rounds + 1):
+            for _ in range(self.rounds):
                 step = next(steps) if answer is None else steps.send(answer)
-                answer = self._journal.known(number, step)
+                number, answer = self.journal.number_of(step)
                 if answer is None:
-                    base = self._journal.points[step.parent] if self._make.trains else dense
+                    base = self.journal.points[step.parent] if self.make.trains else dense
                     answer = self._round(number, step, dense, base)
-                    self._journal.add(answer)
-        return self._journal.points
+                    self.journal.add(answer)
+        return self.journal.points
 
     def run_trials(self, trials, dense):
         """Do what Optuna asks for; return the points of all processes."""
@@ -102,67 +112,85 @@ class Loop:
 
     def _round(self, number, step, dense, base):
         """Return the `Point` of a step, from the model of the point `base`."""
-        self._say(f"round {number} of at most {self._rounds}: {step}")
-        start = time.perf_counter()
-        keras.utils.set_random_seed(self._seed + number)
+        self._say(f"round {number} of at most {self.rounds}: {step}")
+        keras.utils.set_random_seed(self.seed + number)
+        clock = _Clock()
         try:
-            point = self._made(number, step, dense, base)
+            model = self._model(number, step, base, clock)
+            point = self._made(number, step, dense, model, clock)
         except (ExportError, Impossible) as error:
-            point = Point(number, step, reason=first_line(error))
-        point.seconds["all"] = time.perf_counter() - start
+            point = Point(number, step, reason=first_line(error), seconds=clock.seconds)
         self._tell(point)
         gc.collect()
         return point
 
-    def _made(self, number, step, dense, base):
-        """The point of a step, its file written."""
-        name = f"round-{number:02d}"
-        model = self._journal.load(base.model)
-        model = self._make(step, base.step, model)
-        self._journal.save(model, f"{name}.keras")
-        path, report = self._export(model, step, name)
-        judging = time.perf_counter()
-        metric = self._judge(path, [output.name for output in report.outputs], model)
-        judged = time.perf_counter() - judging
+    def _model(self, number, step, base, clock):
+        """The model of a step, as it comes out of its file."""
+        before = self.journal.trained_before(number, step)
+        if before is None:
+            model = self.make(step, base.step, self.journal.load(base.model))
+            before = self.make.fitted
+            clock.lap("making")
+            clock.seconds["making"] -= before
+            self.journal.add_model(model, number, step, before)
+        clock.seconds["fit"] = before
+        return self.journal.load(model_name(number))
+
+    def _made(self, number, step, dense, model, clock):
+        """The point of a step, from its model."""
+        path, report = self._export(model, step, f"round-{number:02d}")
+        clock.lap("export")
+        metric, reason = self._judged(path, report, model)
+        clock.lap("evaluate")
         facts = self._facts(model, path, report)
         latency, speedup = None, estimated(report, facts["flops"], dense.flops)
-        if self._stopwatch.measures:
+        if self.stopwatch.measures:
             try:
-                latency, speedup = self._stopwatch.compare(self._journal.path(dense.file), path)
+                latency, speedup = self.stopwatch.compare(self.journal.path(dense.file), path)
             except ValueError as error:
                 raise Impossible(str(error)) from error
-        finite = math.isfinite(metric)
+        clock.lap("timing")
         return Point(
             number=number,
             step=step,
-            metric=metric if finite else None,
-            drop=self._goal.drop(metric, dense.metric) if finite else None,
+            metric=metric,
+            drop=None if metric is None else self.goal.drop(metric, dense.metric),
             latency=latency,
             speedup=speedup,
-            measured=self._stopwatch.measures,
-            model=f"{name}.keras",
-            judged=self._judge.judged,
-            reason="" if finite else f"`evaluate` returned {metric}",
+            measured=self.stopwatch.measures,
+            model=model_name(number),
+            judged=self.judge.judged,
+            reason=reason,
             size_share=report.gzipped_bytes / dense.gzipped_bytes,
             **facts,
-            seconds={"fit": self._make.fitted, "evaluate": judged},
+            seconds=clock.seconds,
         )
+
+    def _judged(self, path, report, model):
+        """(the metric of a file, ""), or (None, why there is none): the search can go on."""
+        try:
+            metric = self.judge(path, [output.name for output in report.outputs], model)
+        except Exception as error:
+            return None, f"`evaluate` failed: {first_line(error)}"
+        if not math.isfinite(metric):
+            return None, f"`evaluate` returned {metric}"
+        return metric, ""
 
     def _export(self, model, step, name):
         """Write the file of a model; return its path and the `ExportReport`."""
         data = None
-        if self._examples is not None:
-            data = self._examples.packed(self._examples.calibration)
+        if self.examples is not None:
+            data = self.examples.packed(self.examples.calibration)
         options = {"quantize": CODEBOOK if step.clusters else step.quantize}
         options |= {"representative_data": data}
-        if step.quantize and self._judge.judged == "file":
+        if step.quantize and self.judge.judged == "file":
             options["tolerance"] = _ANY_ROUNDING
-        path = self._journal.path(f"{name}.{self._target.format}")
+        path = self.journal.path(f"{name}.{self.target.format}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotFasterWarning)  # It is measured, or will be.
-            if self._target.format == "onnx":
+            if self.target.format == "onnx":
                 return path, export_onnx(model, path, **options)
-            return path, export_tflite(model, path, target=self._target, **options)
+            return path, export_tflite(model, path, target=self.target, **options)
 
     def _facts(self, model, path, report):
         counted = count_flops(model)
@@ -178,9 +206,9 @@ class Loop:
         if point.file is None:
             self._say(f"  no file: {point.reason}")
             return
-        took = datetime.timedelta(seconds=round(point.seconds["all"]))
-        metric = "-" if point.metric is None else f"{point.metric:.4f} ({-point.drop:+.4f})"
-        kept = "" if self._goal.holds(point) else ", which is too much"
+        took = datetime.timedelta(seconds=round(sum(point.seconds.values())))
+        metric = "-" if point.metric is None else f"{point.metric:.4f} ({0.0 - point.drop:+.4f})"
+        kept = "" if self.goal.holds(point) else ", which is too much"
         how = "" if point.measured else " (estimated)"
         size = tables.size(point.gzipped_bytes)
         self._say(
@@ -189,4 +217,18 @@ class Loop:
         )
 
     def _say(self, text):
-        self._console.print(text, markup=False)
+        console = Console(stderr=True, quiet=not self.verbose, highlight=False)
+        console.print(text, markup=False)
+
+
+class _Clock:
+    """Adds up what the parts of a round take."""
+
+    def __init__(self):
+        self.seconds, self._since = {}, time.perf_counter()
+
+    def lap(self, part):
+        """Count the time since the last call for a part of the round."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._since
+        self._since = now

@@ -5,9 +5,12 @@ import dataclasses
 import time
 import warnings
 
+import keras
 import numpy as np
 
 from kprune._keras.compiling import compile_like
+from kprune._keras.graph import is_made_from_graph
+from kprune._system.errors import first_line
 from kprune.graphs.weights import count_zeros, weights_of
 from kprune.oneshot import prune_once
 from kprune.pruning.allocation import Global
@@ -21,6 +24,7 @@ from kprune.training.clustering.weight_clustering import WeightClustering, clust
 from kprune.training.hold_zeros import HoldZeros
 from kprune.training.pruning import Pruning
 from kprune.training.quantization_aware import QuantizationAware
+from kprune.training.requests import unmet
 from kprune.training.strip import find_pruning, strip_pruning
 from kprune.training.target_layers import layers_for
 
@@ -70,6 +74,7 @@ class Maker:
                 model = prune_channels(model, flops=left)
             if step.widths:
                 model = cut_to_widths(model, step.widths)
+            model = self._of_its_class(model)
             pruning = self._pruning(step, model)
         compile_like(model, self._like)
         # All but the file, and training for its rounding, which comes after.
@@ -77,6 +82,7 @@ class Maker:
         if dataclasses.replace(step, **own) != dataclasses.replace(parent, **own):
             self._train(model, pruning)
             model = _stripped(model)
+            _check_reached(model, pruning)
         if step.clusters and step.clusters != parent.clusters:
             self._train(model, [WeightClustering(step.clusters)])
             remove_clustering(model)
@@ -86,6 +92,23 @@ class Maker:
             self._train(model, [*_holding(model), aware])
             model = _stripped(model)
         return model
+
+    def _of_its_class(self, model):
+        """A model that trains by the user's `train_step`, where there is one."""
+        kind = type(self._like)
+        if type(model) is kind or kind.train_step is keras.Model.train_step:
+            return model
+        try:
+            if is_made_from_graph(kind):
+                return kind(model.inputs, model.outputs, name=model.name)
+        except Exception as error:
+            why = first_line(error)
+        else:
+            why = "it is not made from inputs and outputs"
+        raise Impossible(
+            f"{kind.__name__} has a `train_step` of its own, and no smaller model of its class "
+            f"could be made: {why}. Let `fit` make one from the model that it is given."
+        )
 
     def _pruning(self, step, model):
         if step.layers:
@@ -159,6 +182,17 @@ def _or_impossible():
             yield
         except ValueError as error:
             raise Impossible(str(error)) from error
+
+
+def _check_reached(model, pruning):
+    """Raise where `fit` ended, or put weights back, before the zeros that were asked for."""
+    short = unmet(model) if pruning else []
+    if short:
+        raise ValueError(
+            "`fit` ended before the zeros that were asked for were there: "
+            f"{'; '.join(map(str, short))}. Put callbacks that stop early or select an epoch into "
+            "kprune.after_pruning."
+        )
 
 
 def _stripped(model):

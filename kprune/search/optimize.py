@@ -4,11 +4,11 @@ import dataclasses
 import importlib.util
 import numbers
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 
+from kprune._keras.compiling import compiles_in_its_own_way
 from kprune._system.packages import require_packages
 from kprune._system.type_aliases import FilePath
 from kprune.graphs.load import as_model
@@ -152,23 +152,24 @@ def optimize(
     loop = Loop(target, goal, journal, maker, judge, stopwatch, examples, seed, most, verbose)
     with journal.held(wait=search is not None):
         dense = loop.dense(model)
-        ways, more = ways_for(
-            model, target, goal, fit is not None, examples is not None, stopwatch.measures
-        )
+        ways, more = ways_for(model, target, goal, maker.trains, examples, stopwatch, judge)
         points = loop.run(ways, dense) if search is None else None
     if search is not None:  # Others may join.
         space = optuna_search.space_for(model, target, ways)
         study = optuna_search.Trials(space, goal, journal.folder, storage, trials, seed)
         points = loop.run_trials(study, dense)
-    if judge.judged == "model":
-        notes.append("the metric is the Keras model's: `evaluate` would not take the file")
-    return _result(target, goal, points, Path(out), [*notes, *more])
+    return _result(target, goal, points, journal.folder, [*notes, *more])
 
 
 def _result(target, goal, points, folder, notes):
     """Return the result, and write it into the folder."""
     placed = [
-        dataclasses.replace(point, file=point.file and str(folder / point.file)) for point in points
+        dataclasses.replace(
+            point,
+            file=point.file and str(folder / point.file),
+            model=point.model and str(folder / point.model),
+        )
+        for point in points
     ]
     result = OptimizeResult(target.name, goal, placed, str(folder), notes, machine())
     write_json(folder / "result.json", result.to_dict())
@@ -215,4 +216,10 @@ def _check_plain(model):
     if installed:
         raise ValueError(
             f"{'; '.join(installed)}. Take it off first: model = kprune.strip_pruning(model)"
+        )
+    if compiles_in_its_own_way(model):
+        raise ValueError(
+            f"{type(model).__name__} has a `compile` of its own, so that the models of the rounds "
+            "cannot be compiled as it is: compile them in `fit`, before model.fit, and pass a "
+            "model that is not compiled."
         )

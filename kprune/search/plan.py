@@ -7,11 +7,10 @@ that a search that was cut short goes on by sending it again the points that the
 import dataclasses
 import math
 
+from kprune.search.goal import WORTH
+
 # Sparse kernels begin to pay when about two thirds are zero (see `targets.target`).
 _USEFUL_DENSITY = 0.3
-_FIRST_DENSITY, _FIRST_SHARE = 0.2, 0.6
-_LEAST_DENSITY, _LEAST_SHARE = 0.01, 0.02
-_WORTH = 1.03  # How much faster the next point has to be: less is noise.
 _CLOSE = 1.15  # Between what held and what did not, so that nothing between them is worth a round.
 _LITTLE, _MUCH = 0.25, 0.75  # Of the drop that is allowed.
 _LONGER, _SHORTER = 1.5, 0.6  # So much is the next stride, of the last.
@@ -57,179 +56,206 @@ def plan(goal, ways, dense, rounds):
         goal: a `Goal`.
         ways: a `Ways`.
         dense: the `Point` of the dense file.
-        rounds: int, how many points there may be at most.
+        rounds: int, how many steps there may be at most.
     """
-    if goal.size is not None:
-        return _small(goal, ways, dense)
-    return _fast(goal, ways, dense, rounds) if goal.latency is None else _in_time(goal, ways, dense)
+    return _Plan(goal, ways, dense, rounds).steps()
 
 
-def _fast(goal, ways, dense, rounds):
-    """As fast as it gets within `max_drop`."""
-    rounded = yield from _quantized(goal, ways, dense)
-    # The last round is for 8 bits, where they are faster.
-    last = rounds - (rounded is not None)
-    best = dense
-    if ways.sparse and (ways.mostly_sparse or not ways.channels):
-        best = yield from _climb(goal, dense, _by_zeros(ways), last)
-    if ways.channels:
-        pays = rounded is not None and rounded.speedup > best.speedup
-        best = yield from _climb(goal, dense if pays else best, _by_channels(), last)
-    if rounded is not None and best.number and not best.step.sparsity:
-        yield from _quantized(goal, ways, best)
-    elif ways.sparse and not best.step.sparsity:
-        yield from _climb(goal, best, _by_zeros(ways), last)
+class _Plan:
+    def __init__(self, goal, ways, dense, rounds):
+        self._goal, self._ways, self._dense, self._left = goal, ways, dense, rounds
 
+    def steps(self):
+        """The generator of the goal's kind."""
+        if self._goal.size is not None:
+            return self._small()
+        return self._fast() if self._goal.latency is None else self._in_time()
 
-def _in_time(goal, ways, dense):
-    """Down to a share of the latency, by each of the ways."""
-    rounded = yield from _quantized(goal, ways, dense)
-    if ways.sparse:
-        yield from _approach(goal, dense, _by_zeros(ways), _FIRST_DENSITY)
-    if ways.channels:
-        yield from _approach(goal, dense, _by_channels(), math.sqrt(goal.budget))
-        if rounded is not None and not goal.met(rounded):
-            by, whole = _by_channels(rounded.step.quantize), rounded.latency_share
-            yield from _approach(goal, dense, by, goal.budget / whole, whole)
+    def _ask(self, step):
+        self._left -= 1
+        return (yield step)
 
+    def _fast(self):
+        """As fast as it gets within `max_drop`."""
+        dense, ways = self._dense, self._ways
+        rounded = yield from self._quantized(dense)
+        # The last round is for 8 bits, where they are faster.
+        spare = int(rounded is not None)
+        best, zeros_first = dense, ways.sparse and (ways.mostly_sparse or not ways.channels)
+        if zeros_first:
+            best = yield from self._climb(dense, _ByZeros(ways), spare)
+        if ways.channels:
+            pays = rounded is not None and rounded.speedup > best.speedup
+            best = yield from self._climb(dense if pays else best, _ByChannels(), spare)
+        if rounded is not None and best.number and not best.step.sparsity:
+            yield from self._quantized(best)
+        elif ways.sparse and not zeros_first:
+            yield from self._climb(best, _ByZeros(ways), 0)
 
-def _small(goal, ways, dense):
-    """Down to a share of the gzipped size: 8 bits first, as they cost least; then zeros."""
-    best = None
-    for kind in ways.quantize:
-        point = yield from _rounded(goal, ways, dense, kind)
-        if goal.met(point):
-            return
-        # What a file has besides its weights, as of a loop unrolled, no zeros make smaller.
-        fits = point.file and goal.share(point) - _CODES < _ROOM * goal.budget
-        if fits and (best is None or goal.share(point) < goal.share(best)):
-            best = point
-    kind, whole = (None, 1.0) if best is None else (best.step.quantize, _CODES)
-    rest = 0.0 if best is None else goal.share(best) - _CODES
-    density = min(_MOST_DENSITY, max(goal.budget - rest, 0.01) / whole)
-    by = _by_zeros(ways, kind)
-    last = yield from _approach(goal, dense, by, density, whole + rest)
-    if not goal.met(last) and ways.clusters and last.number:
-        yield dataclasses.replace(last.step, parent=last.number, quantize=None, clusters=_CLUSTERS)
+    def _in_time(self):
+        """Down to a share of the latency, by each of the ways."""
+        goal, dense = self._goal, self._dense
+        rounded = yield from self._quantized(dense)
+        if self._ways.sparse:
+            yield from self._approach(dense, _ByZeros(self._ways), _ByZeros.first)
+        if self._ways.channels:
+            yield from self._approach(dense, _ByChannels(), math.sqrt(goal.budget))
+            if rounded is not None and not goal.met(rounded):
+                by, whole = _ByChannels(rounded.step), rounded.latency_share
+                yield from self._approach(dense, by, goal.budget / whole, whole)
 
+    def _small(self):
+        """Down to a share of the gzipped size: 8 bits first, as they cost least; then zeros."""
+        goal, best = self._goal, None
+        for kind in self._ways.quantize:
+            point = yield from self._rounded(self._dense, kind)
+            if goal.met(point):
+                return
+            # What a file has besides its weights, as of a loop unrolled, no zeros make smaller.
+            fits = point.file and goal.share(point) - _CODES < _ROOM * goal.budget
+            if fits and (best is None or goal.share(point) < goal.share(best)):
+                best = point
+        whole = 1.0 if best is None else goal.share(best)
+        weights = 1.0 if best is None else _CODES
+        density = min(_MOST_DENSITY, max(goal.budget - whole + weights, 0.01) / weights)
+        by = _ByZeros(self._ways, best and best.step)
+        last = yield from self._approach(self._dense, by, density, whole)
+        if not goal.met(last) and self._ways.clusters and last.number:
+            step = dataclasses.replace(last.step, parent=last.number, quantize=None, aware=False)
+            yield from self._ask(dataclasses.replace(step, clusters=_CLUSTERS))
 
-@dataclasses.dataclass(frozen=True)
-class _Way:
-    """One way to compress: from how much is left of a model to the step."""
+    def _quantized(self, parent):
+        """Round the weights, in the first way that holds and is faster; None without any."""
+        for kind in self._ways.quantize:
+            point = yield from self._rounded(parent, kind)
+            if self._goal.holds(point) and _faster(point, parent):
+                return point
+        return None
 
-    step: object  # function of the parent, a `Point`, and how much is left
-    left: object  # function of a `Step`: how much it has left
-    first: float
-    most: float  # Where more is left, nothing is gained.
-    least: float
+    def _rounded(self, parent, kind):
+        """Round the weights; train for it where rounding costs too much, and is worth it."""
+        step = dataclasses.replace(parent.step, parent=parent.number, quantize=kind, aware=False)
+        point = yield from self._ask(step)
+        worth = self._goal.size is not None or _faster(point, parent)
+        if point.file and worth and not self._goal.holds(point) and self._ways.trains:
+            point = yield from self._ask(dataclasses.replace(step, aware=True))
+        return point
 
+    def _climb(self, start, way, spare):
+        """Raise the compression while the goal holds and it gains; go back where it does not.
 
-def _by_zeros(ways, quantize=None):
-    def step(parent, left):
-        return dataclasses.replace(
-            parent.step,
-            parent=parent.number,
-            sparsity=1 - left,
-            quantize=quantize,
-            prepared=ways.prepared,
-            aware=False,
-        )
-
-    most = _USEFUL_DENSITY if ways.sparse else 1.0
-    return _Way(step, lambda s: 1 - s.sparsity, _FIRST_DENSITY, most, _LEAST_DENSITY)
-
-
-def _by_channels(quantize=None):
-    def step(parent, left):
-        return dataclasses.replace(
-            parent.step, parent=parent.number, channels=left, quantize=quantize, aware=False
-        )
-
-    return _Way(step, lambda s: s.channels, _FIRST_SHARE, 1.0, _LEAST_SHARE)
-
-
-def _quantized(goal, ways, parent):
-    """Round the weights, in the first way that works; None where that is no faster."""
-    for kind in ways.quantize:
-        point = yield from _rounded(goal, ways, parent, kind)
-        if point.file is not None:
-            return point if point.speedup >= parent.speedup * _WORTH else None
-    return None
-
-
-def _rounded(goal, ways, parent, kind):
-    """Round the weights; train for it where rounding costs too much, and is worth it."""
-    step = dataclasses.replace(parent.step, parent=parent.number, quantize=kind)
-    point = yield step
-    worth = goal.size is not None or point.speedup >= parent.speedup * _WORTH
-    if point.file is not None and worth and not goal.holds(point) and ways.trains:
-        point = yield dataclasses.replace(step, aware=True)
-    return point
-
-
-def _climb(goal, start, way, last):
-    """Raise the compression while the goal holds and it gains; go back where it does not.
-
-    Returns the last point that held, or `start`; after round `last` in any case.
-    """
-    kept, failed = start, None
-    # Between `kept_left` and `failed` is what remains to be tried.
-    kept_left = min(way.most, way.left(start.step))
-    left = way.first * kept_left if kept_left < way.most else min(way.first, way.most)
-    while True:
-        point = yield way.step(kept, left)
-        if goal.holds(point):
-            if point.speedup < kept.speedup * _WORTH:
+        Returns the last point that held, or `start`; so many rounds are left to `spare`.
+        """
+        kept, failed = start, None
+        # Between `kept_left` and `failed` is what remains to be tried.
+        kept_left = min(way.most, way.left(start.step))
+        left = min(way.first, way.most)
+        if kept_left < way.most:
+            left = kept_left * way.first
+        while True:
+            point = yield from self._ask(way.step(kept, left))
+            if point.file and not _faster(point, kept):
+                return kept  # Nor is it with less compression.
+            if self._goal.holds(point):
+                stride = math.log(kept_left / left) * self._pace(point)
+                kept, kept_left = point, left
+            elif not point.file and point.seconds.get("fit") and kept is start:
+                return kept  # Trained for nothing: no such file can be made.
+            else:
+                failed = left
+            if self._left <= spare or kept_left / (failed or way.least) < _CLOSE:
                 return kept
-            stride = math.log(kept_left / left) * _pace(goal, point)
-            kept, kept_left = point, left
-        else:
-            failed = left
-        if point.number >= last or kept_left / (failed or way.least) < _CLOSE:
-            return kept
-        if failed is None:
-            left = max(way.least, kept_left * math.exp(-stride))
-        else:
-            left = math.sqrt(kept_left * failed)
+            if failed is None:
+                left = max(way.least, kept_left * math.exp(-stride))
+            else:
+                left = math.sqrt(kept_left * failed)
+
+    def _pace(self, point):
+        """How much longer or shorter the next stride is, by how much of the drop was used."""
+        used = point.drop / self._goal.max_drop if self._goal.max_drop else 1.0
+        return _LONGER if used < _LITTLE else _SHORTER if used > _MUCH else 1.0
+
+    def _approach(self, start, way, first, whole=1.0):
+        """Come near the budget, from above where there is training; return the last point.
+
+        Args:
+            start: the `Point` to begin at.
+            way: how.
+            first: float, how much to leave at first.
+            whole: float, what share of the dense file there is where all is left.
+        """
+        goal = self._goal
+        above, below = (1.0, whole), None  # (what is left, what share of the dense file that is)
+        parent, left, last = start, max(way.least, first), start
+        for _ in range(_TRIALS):
+            point = yield from self._ask(way.step(parent, left))
+            if point.file is None:
+                return last
+            last, share = point, goal.share(point)
+            if _INSIDE * goal.budget <= share <= goal.budget:
+                return last
+            before = above
+            if share > goal.budget:
+                above = left, share
+                parent = point if goal.holds(point) else parent
+                other = below or before
+            else:
+                below, other = (left, share), above
+            wanted = max(way.least, _along((left, share), other, _MIDDLE * goal.budget))
+            if abs(math.log(wanted / left)) < _SAME:
+                return last
+            left = wanted
+        return last
 
 
-def _pace(goal, point):
-    """How much longer or shorter the next stride is, by how much of the drop was used."""
-    used = point.drop / goal.max_drop if goal.max_drop else 1.0
-    return _LONGER if used < _LITTLE else _SHORTER if used > _MUCH else 1.0
-
-
-def _approach(goal, start, way, first, whole=1.0):
-    """Come near the budget, from above where there is training; return the last point.
+class _ByZeros:
+    """Zeros in the weights: what is left is their density.
 
     Args:
-        goal: a `Goal`.
-        start: the `Point` to begin at.
-        way: a `_Way`.
-        first: float, how much to leave at first.
-        whole: float, what share of the dense file there is where all is left.
+        ways: a `Ways`.
+        rounded: the `Step` by which weights are rounded in the files; None for float32.
     """
-    above, below = (1.0, whole), None  # (what is left, what share of the dense file that is)
-    parent, left, last = start, max(way.least, first), start
-    for _ in range(_TRIALS):
-        point = yield way.step(parent, left)
-        if point.file is None:
-            return last
-        last, share = point, goal.share(point)
-        if _INSIDE * goal.budget <= share <= goal.budget:
-            return last
-        before = above, below
-        if share > goal.budget:
-            above = left, share
-            parent = point if goal.holds(point) else parent
-        else:
-            below = left, share
-        other = below or before[0] if share > goal.budget else above
-        wanted = max(way.least, _along((left, share), other, _MIDDLE * goal.budget))
-        if abs(math.log(wanted / left)) < _SAME:
-            return last
-        left = wanted
-    return last
+
+    first, least = 0.2, 0.01
+
+    def __init__(self, ways, rounded=None):
+        self._prepared, self._rounded = ways.prepared, rounded
+        self.most = _USEFUL_DENSITY if ways.sparse else 1.0  # With more, nothing is gained.
+
+    def step(self, parent, left):
+        """The step to so much from a parent, a `Point`."""
+        step = _with_rounding(parent, self._rounded)
+        return dataclasses.replace(step, sparsity=1 - left, prepared=self._prepared)
+
+    def left(self, step):
+        """How much a step leaves."""
+        return 1 - step.sparsity
+
+
+class _ByChannels:
+    """Channels removed: what is left is the share of the FLOPs. As `_ByZeros`."""
+
+    first, most, least = 0.6, 1.0, 0.02
+
+    def __init__(self, rounded=None):
+        self._rounded = rounded
+
+    def step(self, parent, left):
+        """The step to so much from a parent, a `Point`."""
+        return dataclasses.replace(_with_rounding(parent, self._rounded), channels=left)
+
+    def left(self, step):
+        """How much a step leaves."""
+        return step.channels
+
+
+def _with_rounding(parent, rounded):
+    kind, aware = (rounded.quantize, rounded.aware) if rounded else (None, False)
+    return dataclasses.replace(parent.step, parent=parent.number, quantize=kind, aware=aware)
+
+
+def _faster(point, other):
+    return point.speedup >= other.speedup * WORTH
 
 
 def _along(point, other, aim):

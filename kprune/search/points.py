@@ -70,8 +70,9 @@ class Point:
         model: str, the path of the `.keras` file that it was made from.
         judged: `"file"` where the metric is that of the file in its runtime; `"model"` where
             `evaluate` would take the Keras model only.
-        reason: str, why there is no file, or no metric.
-        seconds: {"fit": ..., "evaluate": ..., "all": ...}, wall time.
+        reason: str, why there is no file, or no metric; of the dense one, why `evaluate` would not
+            take the file.
+        seconds: {"fit", "evaluate", "making", "export", "timing": ...}, wall time of the parts.
     """
 
     number: int

@@ -16,7 +16,7 @@ _QUANTIZE = {"tflite": ("int8", "dynamic"), "onnx": ("int8", "dynamic")}
 _CALIBRATED = ("int8",)
 
 
-def ways_for(model, target, goal, trains, calibrated, measures):
+def ways_for(model, target, goal, trains, examples, stopwatch, judge):
     """Return `(Ways, notes)`.
 
     Args:
@@ -24,8 +24,9 @@ def ways_for(model, target, goal, trains, calibrated, measures):
         target: a `Target`.
         goal: a `Goal`.
         trains: bool, whether there is a `fit`.
-        calibrated: bool, whether there is data to calibrate by.
-        measures: bool, whether files can be timed.
+        examples: `Examples` to calibrate by, or None.
+        stopwatch: a `Stopwatch`.
+        judge: a `Judge` that has judged the dense file.
     """
     notes = []
     prepared, share, channels = False, 0.0, False
@@ -33,12 +34,18 @@ def ways_for(model, target, goal, trains, calibrated, measures):
         prepared, share = _sparse(model, target, notes)
         channels = _channels(model, notes)
     kinds = _QUANTIZE[target.format]
-    if not calibrated:
+    if judge.judged == "model":
+        kinds = ()
+        notes.append(
+            "the metric is the Keras model's, as `evaluate` would not take the file "
+            f"({judge.reason}); so 8 bits were not tried, of which it knows nothing"
+        )
+    elif goal.size is None and not stopwatch.measures:
+        kinds = ()
+        notes.append(f"8 bits were not tried: what they gain on {target.name} is not known here")
+    elif examples is None:
         kinds = tuple(kind for kind in kinds if kind not in _CALIBRATED)
         notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
-    if goal.size is None and not measures:
-        kinds = ()
-        notes.append(f"no 8 bits were tried: what they gain on {target.name} is not measured here")
     clusters = target.format == "tflite"
     return Ways(share > 0, share >= 0.5, prepared, channels, kinds, trains, clusters), notes
 

@@ -40,6 +40,22 @@ def test_jit_on_jax():
     assert numbers(backend.jit_on_jax(lambda x: x + 1)(ops.ones((2,)))) == [2, 2]
 
 
+def test_holds_values():
+    assert backend.holds_values(ops.ones((2,)))
+    assert backend.holds_values(np.ones(2))
+    assert not backend.holds_values(keras.KerasTensor((2,)))
+    seen = []
+
+    class Layer(keras.layers.Layer):
+        def call(self, inputs):
+            seen.append(backend.holds_values(inputs))
+            return inputs
+
+    Layer()(keras.KerasTensor((2, 3)))
+    assert seen
+    assert not any(seen)
+
+
 @pytest.mark.parametrize("predicate", [True, False])
 def test_cond(predicate):
     for known in (predicate, ops.convert_to_tensor(predicate)):

@@ -68,6 +68,31 @@ def test_structures_of_inputs_and_outputs_are_the_models(tmp_path):
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5)
 
 
+def test_inputs_by_name_go_where_keras_lets_them_go(tmp_path):
+    """Of a model whose inputs are a list, in another order than their names."""
+    z, a = keras.Input((3,), name="z"), keras.Input((3,), name="a")
+    model = keras.Model([z, a], z - 2 * a)
+    file = as_file(model, tmp_path / "m.tflite")
+    x = {"a": X[:5, :3], "z": X[:5, 3:6], "other": X[:5]}
+    wanted = x["z"] - 2 * x["a"]
+    np.testing.assert_allclose(file(x), wanted, rtol=1e-5)
+    np.testing.assert_allclose(file([x["z"], x["a"]]), wanted, rtol=1e-5)
+
+
+def test_losses_by_the_names_of_outputs(tmp_path):
+    x = keras.Input((6,))
+    outputs = [keras.layers.Dense(n, name=name)(x) for n, name in ((2, "one"), (3, "two"))]
+    model = keras.Model(x, outputs)
+    model.compile(loss={"one": "mse", "two": "mae"}, loss_weights={"one": 1.0, "two": 3.0})
+    y = {"one": X[:, :2], "two": X[:, :3]}
+    path = tmp_path / "m.tflite"
+    report = kprune.export_tflite(model, path)
+    judge = Judge(lambda m: m.evaluate(X, y, verbose=0, return_dict=True)["loss"], model)
+    found = judge.of_dense(path, [one.name for one in report.outputs], model)
+    assert judge.judged == "file"
+    assert found == pytest.approx(model.evaluate(X, y, verbose=0, return_dict=True)["loss"])
+
+
 def test_evaluate_is_of_the_file_with_the_users_loss_and_metrics(tmp_path):
     model = classifier()
     path = tmp_path / "m.tflite"
@@ -88,6 +113,7 @@ def test_an_evaluate_that_needs_the_keras_model_gets_it(tmp_path):
     judge = Judge(lambda m: float(len(m.layers[0].get_weights())), model)
     assert judge.of_dense(path, [one.name for one in report.outputs], model) == 2
     assert judge.judged == "model"
+    assert "list index out of range" in judge.reason
 
 
 @pytest.mark.parametrize("value", [None, {"accuracy": 1.0}, [1.0], "0.9", np.zeros(2), np.nan])

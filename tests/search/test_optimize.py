@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import kprune
 from kprune.runtimes.litert import LiteRT
 from kprune.search import optimize
+from kprune.search.journal import Journal
 
 RNG = np.random.default_rng(0)
 
@@ -105,7 +107,7 @@ def test_the_points_are_files_that_score_what_is_said(trained, tmp_path):
     assert [point.number for point in result.points] == [0, 1, 2, 3]
     for point in result.points:
         assert predicted(point.path) == pytest.approx(point.metric)
-        assert (out / point.model).is_file()
+        assert Path(point.model).is_file()
         assert result.goal.drop(point.metric, result.points[0].metric) == pytest.approx(point.drop)
     assert result.met
     assert result.best in result.frontier
@@ -156,7 +158,7 @@ def test_a_search_goes_on_where_it_was(trained, tmp_path):
         assert a.step.channels == pytest.approx(b.step.channels)
         assert a.metric == pytest.approx(b.metric, abs=0.02)
         assert a.parameters == b.parameters
-    assert len(fits) == sum(point.seconds["fit"] > 0 for point in whole.points) == 2
+    assert len(fits) == sum(point.seconds.get("fit", 0) > 0 for point in whole.points) == 2
 
 
 def test_another_search_does_not_go_into_the_same_folder(trained, tmp_path):
@@ -208,6 +210,109 @@ def test_without_training(trained, tmp_path, labels):
     assert fewer[0].parameters < result.points[0].parameters
     kinds = {point.step.quantize for point in result.points}
     assert "int8" in kinds
+
+
+def test_a_round_that_was_trained_is_not_trained_again(trained, tmp_path):
+    """Whatever ends the search after `fit`, the next call goes on behind it."""
+    arguments = {"max_drop": 0.5, "rounds": 2, "verbose": False, "out": tmp_path / "out"}
+    fits, calls = [], []
+
+    def counted(model, callbacks):
+        fits.append(1)
+        fit(model, callbacks)
+
+    def ended(model):
+        calls.append(1)
+        if len(calls) == 4:  # The dense file, its shuffled model, 8 bits, and a trained one.
+            raise KeyboardInterrupt
+        return accuracy(model)
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(load(trained), "onnxruntime", counted, ended, **arguments)
+    assert len(fits) == 1
+    result = optimize(load(trained), "onnxruntime", counted, accuracy, **arguments)
+    assert len(fits) == 1
+    assert result.points[2].step.channels < 1
+    assert result.points[2].seconds["fit"] > 0
+    # A file that was deleted is made again, without training and with the rounds after it.
+    Path(result.points[2].path).unlink()
+    again = optimize(load(trained), "onnxruntime", counted, accuracy, **arguments)
+    assert Path(again.points[2].path).is_file()
+    assert len(again.points) == 3
+
+
+class Teaching(keras.Model):
+    """A functional model with a `train_step` of its own."""
+
+    steps = 0
+
+    def train_step(self, *args):
+        Teaching.steps += 1
+        return super().train_step(*args)
+
+
+@pytest.mark.slow
+def test_a_train_step_of_the_users_trains_smaller_models_too(trained, tmp_path):
+    plain = load(trained)
+    with keras.saving.custom_object_scope({"Teaching": Teaching}):
+        model = Teaching(plain.inputs, plain.outputs)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        Teaching.steps = 0
+        result = optimize(
+            model, "onnxruntime", fit, accuracy, out=tmp_path, rounds=2, verbose=False, max_drop=1
+        )
+        assert Teaching.steps > 0
+        assert result.points[2].step.channels < 1
+        assert type(keras.models.load_model(result.points[2].model)) is Teaching
+
+
+@pytest.mark.slow
+def test_a_fit_that_takes_the_zeros_back_is_told_of_after_pruning(tmp_path):
+    layers = keras.layers
+    stack = [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(256, "relu")]
+    model = keras.Sequential([*stack, layers.Dense(4, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(X, Y, epochs=3, verbose=0)
+
+    def stopping(model, callbacks):
+        stop = keras.callbacks.EarlyStopping("loss", patience=0, mode="max")
+        model.fit(X, Y, epochs=6, verbose=0, callbacks=[*callbacks, stop])
+
+    with pytest.raises(ValueError, match=r"kprune\.after_pruning"):
+        optimize(model, "litert-x86", stopping, accuracy, size=0.1, out=tmp_path, verbose=False)
+
+
+def test_a_compile_of_the_users_is_refused(tmp_path):
+    class Own(keras.Sequential):
+        def compile(self, rate):
+            super().compile(keras.optimizers.Adam(rate), "mse")
+
+    model = Own([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
+    model.compile(0.1)
+    with pytest.raises(ValueError, match="compile them in `fit`"):
+        optimize(model, "onnxruntime", fit, accuracy, out=tmp_path, verbose=False)
+
+
+def test_a_place_where_nothing_can_be_written(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"No folder can be made at.*Give another `out`"):
+        optimize(load(trained), "onnxruntime", fit, accuracy, out=tmp_path / "file", verbose=False)
+
+
+def test_a_layer_that_no_file_knows(tmp_path):
+    class Unknown(keras.layers.Layer):
+        def call(self, x):
+            return x * 2
+
+    model = keras.Sequential([keras.Input((8, 8, 1)), Unknown(), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="register_keras_serializable"):
+        optimize(model, "onnxruntime", fit, accuracy, out=tmp_path, verbose=False)
+
+
+def test_a_second_process_in_the_same_folder(trained, tmp_path):
+    arguments = {"max_drop": 0.5, "rounds": 1, "out": tmp_path, "verbose": False}
+    with Journal(tmp_path, {}).held(), pytest.raises(OSError, match="Another process"):
+        optimize(load(trained), "onnxruntime", fit, accuracy, **arguments)
 
 
 def untrained(model, callbacks):

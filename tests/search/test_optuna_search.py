@@ -72,7 +72,7 @@ def test_each_layer_has_its_own_width(trained, tmp_path):
     )  # fmt: skip
     assert [point.number for point in result.points] == [0, 1, 2, 3]
     for point in result.points[1:]:
-        model = keras.models.load_model(tmp_path / "out" / point.model)
+        model = keras.models.load_model(point.model)
         widths = [layer.units for layer in model.layers[:-1]]
         for width, share in zip(widths, point.step.widths.values(), strict=True):
             assert width % 8 == 0

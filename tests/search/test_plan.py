@@ -26,6 +26,9 @@ class World:
     rounding_hurts: float = 0.0
     int8_speed: float = 1.5
     int8_rest: float = 0.0
+    aware_hurts: float = 0.0
+    dynamic_speed: float | None = None
+    zeros_speed: float | None = None
     impossible: tuple = ()
 
     def point(self, number, step):
@@ -35,9 +38,13 @@ class World:
         speed = 1 / (step.channels * (0.1 + 0.9 * min(1, 3 * density)))
         size = step.channels * density
         drop = self.zeros_hurt * (1 / density - 1) + self.channels_hurt * (1 / step.channels - 1)
-        if step.quantize:
+        if step.sparsity and self.zeros_speed:
+            speed = self.zeros_speed
+        if step.quantize == "dynamic" and self.dynamic_speed:
+            speed, size = speed * self.dynamic_speed, size / 4
+        elif step.quantize:
             speed, size = speed * self.int8_speed, size / 4 + self.int8_rest
-            drop += 0 if step.aware else self.rounding_hurts
+            drop += self.aware_hurts if step.aware else self.rounding_hurts
         return Point(
             number, step, metric=0.9 - drop, drop=drop, speedup=speed, size_share=size,
             file=f"{number}", model=f"{number}",
@@ -88,6 +95,8 @@ def test_every_plan_ends_and_recommends_what_holds(world, ways, goal):
     assert best.drop is not None
     if any(goal.met(point) for point in points):
         assert goal.met(best)
+    steps = [point.step for point in points]
+    assert len(set(map(str, map(dataclasses.asdict, steps)))) == len(steps)  # None twice.
     for point in points[1:]:
         assert 0 <= point.step.sparsity < 1
         assert 0 < point.step.channels <= 1
@@ -160,7 +169,37 @@ def test_the_last_round_is_for_8_bits(rounds):
 def test_what_is_no_faster_in_8_bits_is_not_pursued():
     goal = make_goal(0.01, False, None, None, "max")
     points = World(int8_speed=0.9).search(goal, EVERYTHING)
-    assert [p.number for p in points if p.step.quantize] == [1]
+    assert [p.number for p in points if p.step.quantize] == [1, 2]  # Each of the two kinds.
+
+
+@pytest.mark.parametrize(
+    "world", [{"int8_speed": 0.8}, {"rounding_hurts": 0.5, "aware_hurts": 0.5}]
+)
+def test_the_second_kind_of_8_bits_is_tried_where_the_first_does_not_do(world):
+    goal = make_goal(0.01, False, None, None, "max")
+    ways = dataclasses.replace(EVERYTHING, sparse=False, channels=False)
+    points = World(**world, dynamic_speed=1.8).search(goal, ways)
+    assert goal.best(points).step.quantize == "dynamic"
+
+
+def test_zeros_that_make_it_slower_are_given_up_at_once():
+    """Less of them would be no faster, so that a round that loses too much is no reason to try."""
+    goal = make_goal(0.01, False, None, None, "max")
+    ways = dataclasses.replace(EVERYTHING, channels=False, quantize=())
+    assert len(World(zeros_hurt=1.0, zeros_speed=0.8).search(goal, ways)) == 2
+
+
+def test_zeros_are_trained_for_rounding_where_the_dense_model_had_to_be():
+    goal = make_goal(0.02, False, None, 0.15, "max")
+    points = World(rounding_hurts=0.3).search(goal, EVERYTHING)
+    assert goal.met(goal.best(points))
+    assert all(p.step.aware for p in points[1:] if p.step.sparsity and p.step.quantize)
+
+
+def test_what_is_faster_by_no_more_than_noise_is_not_recommended():
+    dense = Point(0, Step(0), metric=0.9, drop=0.0, file="d")
+    noise = Point(1, Step(0), metric=0.891, drop=0.009, speedup=1.02, file="n")
+    assert make_goal(0.01, False, None, None, "max").best([dense, noise]) is dense
 
 
 def test_the_stride_follows_what_was_lost():
