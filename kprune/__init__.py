@@ -1,9 +1,9 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure.
 
 The main line is here. What goes further is in `kprune.pruning`, `kprune.training`,
-`kprune.structured`, `kprune.oneshot`, `kprune.targets`, `kprune.export`, `kprune.measure` and
-`kprune.compression`, each of which lists its names. TFMOT's names are in `kprune.tfmot`, and here
-as well.
+`kprune.structured`, `kprune.oneshot`, `kprune.targets`, `kprune.export`, `kprune.measure`,
+`kprune.compression` and `kprune.search`, each of which lists its names. TFMOT's names are in
+`kprune.tfmot`, and here as well.
 """
 
 import importlib
@@ -29,6 +29,7 @@ from kprune.pruning import (
     Unstructured,
 )
 from kprune.pruning import PruningSchedule as PruningSchedule
+from kprune.search import LatencyModel as _LatencyModel  # noqa: F401  (prune_channels needs it)
 from kprune.structured import Channels, channel_groups, prune_channels, shrink
 from kprune.targets import PruneForLatencyOnXNNPack as PruneForLatencyOnXNNPack
 from kprune.targets import check, for_target, prepare
@@ -99,6 +100,7 @@ _ROOMS = (
     "measure",
     "oneshot",
     "pruning",
+    "search",
     "structured",
     "targets",
     "tfmot",

@@ -14,6 +14,7 @@ change without notice.
 """
 ROOMS = (
     "training", "pruning", "structured", "oneshot", "targets", "export", "measure", "compression",
+    "search",
 )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ OF_0_1 = _OF_0_1.split()
 TFMOT = {*kprune.tfmot.sparsity.keras.__all__, *kprune.tfmot.clustering.keras.__all__}
 TFMOT -= {"ClusterableLayer", "clusterable_layer", "experimental"}
 ROOMS = [
-    "compression", "export", "measure", "oneshot", "pruning", "structured", "targets", "training",
+    "compression", "export", "measure", "oneshot", "pruning", "search", "structured", "targets",
+    "training",
 ]  # fmt: skip
 
 

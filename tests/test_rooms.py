@@ -25,6 +25,7 @@ ROOMS = [
     "export",
     "measure",
     "compression",
+    "search",
     "demo",
     "tfmot",
     "cli",

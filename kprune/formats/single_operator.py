@@ -1,0 +1,54 @@
+"""One operator of a file, which can be put into a file of its own with tensors of other sizes."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SingleOperator:
+    """An operator of a file.
+
+    Attributes:
+        name: of its kind, such as `"CONV_2D"`.
+        kind: str, all that its time depends on besides its shapes: options, dtypes, which of its
+            tensors are constants, and the values of small integer ones.
+        shapes: of its tensors in the file that it is from.
+        file: function from such shapes to the bytes of a file with this operator alone, whose
+            constants that are of other shapes than here are normal noise.
+        work: function from such shapes to about how much there is to compute, a float.
+    """
+
+    name: str
+    kind: str
+    shapes: Shapes
+    file: Callable
+    work: Callable
+
+    def key(self, shapes):
+        """Return a short name of the operator at these shapes, the same in every process."""
+        text = json.dumps([self.kind, shapes])
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def noise(shape, dtype):
+    """Return what fills a constant of a new shape: seeded normal noise; zeros for integers."""
+    if np.issubdtype(dtype, np.floating):
+        return np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    return np.zeros(shape, dtype)
+
+
+def scaled(position, old, new):
+    """Return where a position along an axis lies once the axis is of another size."""
+    return position if position <= 0 or old == new else round(position * new / old)
+
+
+def elements(shapes):
+    """Return how many numbers tensors of these shapes hold."""
+    return float(sum(math.prod(shape) for shape in shapes))
