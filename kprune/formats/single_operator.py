@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 Shapes = tuple[tuple[int, ...], ...]
+_SHORT = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,8 +19,9 @@ class SingleOperator:
     Attributes:
         name: of its kind, such as `"CONV_2D"`.
         kind: str, all that its time depends on besides its shapes: options, dtypes, which of its
-            tensors are constants, and the values of small integer ones.
-        shapes: of its tensors in the file that it is from.
+            tensors are constants.
+        shapes: of its tensors in the file that it is from; and after those, for each short
+            constant of integers, its values, which may say a shape.
         file: function from such shapes to the bytes of a file with this operator alone, whose
             constants that are of other shapes than here are normal noise.
         work: function from such shapes to about how much there is to compute, a float.
@@ -44,9 +46,9 @@ def noise(shape, dtype):
     return np.zeros(shape, dtype)
 
 
-def scaled(position, old, new):
-    """Return where a position along an axis lies once the axis is of another size."""
-    return position if position <= 0 or old == new else round(position * new / old)
+def says_sizes(dtype, shape):
+    """Whether a constant may say sizes or places, as what a tensor is reshaped to does."""
+    return np.dtype(dtype).kind == "i" and len(shape) < 2 and math.prod(shape) <= _SHORT
 
 
 def elements(shapes):

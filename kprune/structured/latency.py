@@ -20,7 +20,8 @@ def register(check: Callable, start: Callable) -> None:
         start: function from the same, the model, its `ChannelGraph` and its groups to an object
             with `estimate(kept)` and `measure(kept)`, the seconds with `kept[g]` channels in the
             g-th group, `share_of(small)`, of a smaller model's file beside the whole one's, or
-            None, and `block`, the channels that are computed at once.
+            None, `whole`, the seconds of the model as it is, and `block`, the channels that are
+            computed at once.
     """
     _registered.update(check=check, start=start)
 
@@ -46,6 +47,20 @@ def check_latency(share: Any, **options: Any) -> None:
 def start(model: Any, graph: Any, groups: list, **options: Any) -> Any:
     """Return what measures the latency of a model's cuts: see `register`."""
     return _registered["start"](model, graph, groups, **options)
+
+
+def widest_rounding(budget: Any, smallest: Callable, share: float) -> int:
+    """Return the block, or the largest half, quarter ... of it that the budget is in reach with.
+
+    Args:
+        budget: what `start` returned.
+        smallest: function from what numbers of channels are multiples of to the smallest ones.
+        share: float, of the latency of the whole model.
+    """
+    block = int(budget.block)
+    while block > 1 and budget.measure(smallest(block)) > share * budget.whole:
+        block //= 2
+    return block
 
 
 def settled(fit: Callable, budget: Any) -> Callable:

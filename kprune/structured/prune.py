@@ -25,7 +25,7 @@ from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import ChannelReport, find_groups, keep_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.joint import prune_with_depth
-from kprune.structured.latency import AIM, check_latency, settled
+from kprune.structured.latency import AIM, check_latency, settled, widest_rounding
 from kprune.structured.latency import NEAR as NEAR_LATENCY
 from kprune.structured.latency import start as start_latency
 from kprune.structured.reasons import OutOfReach
@@ -211,8 +211,12 @@ def prune_channels(
         timed = start_latency(model, graph, groups, **of_latency)
     cost = timed.estimate if timed else _cost(kind, total, groups)
     if round_to is None:
-        round_to = timed.block if timed else _ROUND_TO
-    sizes = [Sizes(group, round_to, min_channels) for group in groups]
+        round_to = _ROUND_TO
+        if timed:
+            round_to = widest_rounding(
+                timed, lambda n: _fewest(_sizes(groups, n, min_channels)), share
+            )
+    sizes = _sizes(groups, round_to, min_channels)
     everything = cost(np.array([group.channels for group in groups]))
 
     def kept_for(aim):
@@ -325,9 +329,17 @@ def _cost(kind, total, groups):
     return lambda kept: constant + cost(kept)[which]
 
 
+def _sizes(groups, round_to, min_channels):
+    return [Sizes(group, round_to, min_channels) for group in groups]
+
+
+def _fewest(sizes):
+    return np.array([one.smallest for one in sizes])
+
+
 def _check_reach(kind, share, cost, sizes, everything, groups, measured):
     """Raise unless the smallest model, measured if need be, is within the budget."""
-    fewest = np.array([one.smallest for one in sizes])
+    fewest = _fewest(sizes)
     least = cost(fewest) / everything
     if least > share * (1 + NEAR):
         _, least, _ = measured(fewest)

@@ -5,13 +5,10 @@ import math
 
 import numpy as np
 
-from kprune.formats.single_operator import SingleOperator, elements, noise, scaled
+from kprune.formats.single_operator import SingleOperator, elements, noise, says_sizes
 from kprune.formats.tflite.file import operator_name, packed, parsed
 
 _INTEGERS = {2: "int32", 4: "int64"}  # By `schema.TensorType`.
-# Whose integers follow from the shapes.
-_SIZED = ("RESHAPE", "BROADCAST_TO", "TRANSPOSE_CONV", "FILL", "TILE", "PAD", "PADV2", "MIRROR_PAD",
-          "SPLIT_V", "SLICE", "STRIDED_SLICE")  # fmt: skip
 _FLOATS = {0: "float32", 1: "float16"}
 
 
@@ -57,16 +54,19 @@ def _single(model, operator):
     tensors = [model.subgraphs[0].tensors[i] for i in places]
     tensors += [tensor for index in graphs for tensor in model.subgraphs[index].tensors]
     name = operator_name(model.operatorCodes[operator.opcodeIndex])
-    shapes = tuple(_shape(tensor) for tensor in tensors)
+    said = [_sizes_in(model, tensor) for tensor in tensors]
+    shapes = (*(_shape(tensor) for tensor in tensors), *(one for one in said if one is not None))
     kind = [
         [operator_name(model.operatorCodes[part.opcodeIndex]), _said(part)] for _, part in parts
-    ] + [[tensor.type, _value_kind(model, tensor, name)] for tensor in tensors]
+    ] + [[tensor.type, _data(model, tensor) is None] for tensor in tensors]
 
     def file(new):
-        return packed(_alone(model, operator, graphs, places, new))
+        sizes = iter(new[len(tensors) :])
+        values = [one if one is None else next(sizes) for one in said]
+        return packed(_alone(model, operator, graphs, places, zip(new, values)))
 
     def work(new):
-        return _work(model, tensors, len(operator.outputs), places, new)
+        return _work(model, tensors, len(operator.outputs), places, new[: len(tensors)])
 
     return SingleOperator(name, repr(kind), shapes, file, work)
 
@@ -111,13 +111,12 @@ def _data(model, tensor):
     return None if data is None or not len(data) else np.asarray(data, "uint8")
 
 
-def _value_kind(model, tensor, name):
-    """What a tensor holds: computed numbers, noise, or the very integers of, say, a permutation."""
-    data = _data(model, tensor)
-    if data is None:
-        return "computed"
-    dtype = _INTEGERS.get(tensor.type)
-    return "constant" if dtype is None or name in _SIZED else data.view(dtype).tolist()[:32]
+def _sizes_in(model, tensor):
+    """The values of a constant that may say sizes, as a tuple; or None."""
+    data, dtype = _data(model, tensor), _INTEGERS.get(tensor.type)
+    if data is None or dtype is None or not says_sizes(dtype, _shape(tensor)):
+        return None
+    return tuple(data.view(dtype).tolist())
 
 
 def _work(model, tensors, outputs, places, shapes):
@@ -130,16 +129,19 @@ def _work(model, tensors, outputs, places, shapes):
     return total
 
 
-def _alone(model, operator, graphs, places, shapes):
-    """A `ModelT` of one operator, and the subgraphs that it calls, with tensors of these shapes."""
+def _alone(model, operator, graphs, places, sizes):
+    """A `ModelT` of one operator and the subgraphs that it calls.
+
+    `sizes` iterates over `(shape, values)` of their tensors, with None for those of no constant
+    that may say sizes.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     new = schema.ModelT()
     new.version, new.operatorCodes, new.buffers = 3, model.operatorCodes, [schema.BufferT()]
     main, number = schema.SubGraphT(), {index: i + 1 for i, index in enumerate(graphs)}
     first = model.subgraphs[0]
-    sizes = iter(shapes)
-    main.tensors = [_resized(model, new, first.tensors[i], next(sizes)) for i in places]
+    main.tensors = [_resized(model, new, first.tensors[i], *next(sizes)) for i in places]
     main.operators = [_moved(operator, {old: i for i, old in enumerate(places)}, number)]
     computed = {i for i, old in enumerate(places) if _data(model, first.tensors[old]) is None}
     inside = main.operators[0]
@@ -148,22 +150,18 @@ def _alone(model, operator, graphs, places, shapes):
     new.subgraphs = [main]
     for index in graphs:
         old, graph = model.subgraphs[index], schema.SubGraphT()
-        graph.tensors = [_resized(model, new, tensor, next(sizes)) for tensor in old.tensors]
+        graph.tensors = [_resized(model, new, tensor, *next(sizes)) for tensor in old.tensors]
         same = {i: i for i in range(len(old.tensors))}
         graph.operators = [_moved(inner, same, number) for inner in old.operators]
         graph.inputs, graph.outputs = _ints(old.inputs), _ints(old.outputs)
         new.subgraphs.append(graph)
-    olds = [[first.tensors[i] for i in places], *(model.subgraphs[i].tensors for i in graphs)]
-    for graph, before in zip(new.subgraphs, olds):
+    for graph in new.subgraphs:
         for inner in graph.operators:
-            name = operator_name(model.operatorCodes[inner.opcodeIndex])
-            places = _tensors_of(inner)
-            if any(_shape(graph.tensors[i]) != _shape(before[i]) for i in places):
-                _follow(new, graph, before, inner, name)
+            _follow(graph, inner)
     return new
 
 
-def _resized(model, new, tensor, shape):
+def _resized(model, new, tensor, shape, values):
     """A tensor with another shape, its constant in a buffer of the new file."""
     from ai_edge_litert import schema_py_generated as schema
 
@@ -174,7 +172,9 @@ def _resized(model, new, tensor, shape):
         copied.shapeSignature = [-1 if old < 0 else size for old, size in pairs]
     data = _data(model, tensor)
     if data is not None:
-        if tuple(shape) != _shape(tensor):
+        if values is not None:
+            data = np.array(values, _INTEGERS[tensor.type]).view("uint8")
+        elif tuple(shape) != _shape(tensor):
             dtype = _FLOATS.get(tensor.type) or _INTEGERS.get(tensor.type)
             if dtype is None:
                 raise ValueError(f"a constant of type {tensor.type} cannot be resized")
@@ -200,62 +200,11 @@ def _moved(operator, tensors, graphs):
     return moved
 
 
-def _follow(new, graph, before, operator, name):
-    """Have the constants and options that say a size follow the new shapes."""
-
-    def shape(position, of=operator.inputs, tensors=graph.tensors):
-        return _shape(tensors[of[position]])
-
-    def entries(position):
-        """A constant of integers, as an array that can be written to; None if it is none."""
-        if position >= len(operator.inputs) or operator.inputs[position] < 0:
-            return None
-        tensor = graph.tensors[operator.inputs[position]]
-        data, dtype = _data(new, tensor), _INTEGERS.get(tensor.type)
-        if data is None or dtype is None:
-            return None
-        values = data.copy().view(dtype)
-        new.buffers[tensor.buffer].data = values.view("uint8")
-        return values
-
-    options, out = operator.builtinOptions, shape(0, operator.outputs)
-    if name == "RESHAPE":
-        if getattr(options, "newShape", None) is not None:
-            options.newShape = list(out)
-        _assign(entries(1), out)
-    elif name in ("BROADCAST_TO", "TRANSPOSE_CONV", "FILL"):
-        _assign(entries(1 if name == "BROADCAST_TO" else 0), out)
-    elif name == "TILE":
-        _assign(entries(1), [o // max(1, i) for o, i in zip(out, shape(0))])
-    elif name == "DEPTHWISE_CONV_2D":
-        options.depthMultiplier = max(1, out[-1] // max(1, shape(0)[-1]))
-    elif name in ("PAD", "PADV2", "MIRROR_PAD"):
-        _pad(entries(1), shape(0), out)
-    elif name == "SPLIT_V":
-        axis = entries(2)
-        if axis is not None:
-            sizes = [shape(i, operator.outputs)[axis[0]] for i in range(len(operator.outputs))]
-            _assign(entries(1), sizes)
-    elif name in ("SLICE", "STRIDED_SLICE"):
-        old, now = shape(0, tensors=before), shape(0)
-        for position in (1,) if name == "SLICE" else (1, 2):
-            values = entries(position)
-            if values is not None:
-                values[:] = [scaled(v, o, n) for v, o, n in zip(values.tolist(), old, now)]
-        if name == "SLICE":
-            _assign(entries(2), out)
-
-
-def _assign(values, wanted):
-    if values is not None:
-        values[:] = wanted
-
-
-def _pad(values, given, out):
-    if values is None:
-        return
-    pairs = values.reshape(-1, 2)
-    for pair, one, other in zip(pairs, given, out):
-        if one + pair.sum() != other:
-            before = min(int(pair[0]), other - one)
-            pair[:] = before, other - one - before
+def _follow(graph, operator):
+    """Have the options that say a size follow the new shapes."""
+    options = operator.builtinOptions
+    if getattr(options, "newShape", None) is not None:
+        options.newShape = list(_shape(graph.tensors[operator.outputs[0]]))
+    if getattr(options, "depthMultiplier", None):
+        given, made = (_shape(graph.tensors[i]) for i in (operator.inputs[0], operator.outputs[0]))
+        options.depthMultiplier = max(1, made[-1] // max(1, given[-1]))

@@ -35,6 +35,11 @@ class LatencyBudget:
         """How many channels the runtime computes at once."""
         return self._times.block
 
+    @property
+    def whole(self):
+        """The seconds of the model as it is."""
+        return self._times.measure(self._counts)
+
     def estimate(self, kept):
         """The seconds with these numbers of channels, without measuring."""
         return self._times.estimate(kept)

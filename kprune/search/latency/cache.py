@@ -16,7 +16,7 @@ def default_cache():
 
 
 class Cache:
-    """The times of operators at one place: a runtime, its version, a processor, a number of threads.
+    """The times of operators at one place: a runtime and its version, a processor, threads.
 
     A file that cannot be read or written is ignored: then operators are measured again.
 

@@ -78,7 +78,9 @@ class LatencyModel(Printable):
         timer: Any = None,
     ):
         self.target = check_target(target, measured, timer)
-        self.threads, self.notes, self.history = threads, [], []
+        self.threads = threads
+        self.notes: list[str] = []
+        self.history: list[tuple] = []  # What was predicted of a cut, and measured.
         self._timer = timer or timer_for(self.target, threads, measured)
         self._times = Times(self._timer) if timer or measured else Times.kept(self._timer)
         self._graph = ChannelGraph(functional_form(model), free_dim, input_shape)
@@ -86,7 +88,8 @@ class LatencyModel(Printable):
         self._names = [group.name for group in self._groups]
         self._counts = np.array([group.channels for group in self._groups])
         self._free = np.array([not group.frozen for group in self._groups], bool)
-        self.name, self._block, self._by_flops = model.name, None, None
+        self.name, self._by_flops = model.name, None
+        self._block: int | None = None
         with scratch() as folder:
             self._read(folder)
         if self._operators:

@@ -1,7 +1,11 @@
 """The operators of an exported file, as the target's runtime computes them."""
 
+import contextlib
 import warnings
 from pathlib import Path
+
+import keras
+import numpy as np
 
 from kprune._system.files import scratch
 from kprune._system.quiet import quiet
@@ -19,11 +23,31 @@ def exported(model, path, format, input_shape=None):
         format: `"tflite"` or `"onnx"`.
         input_shape: dict from names of inputs to sizes, for those that the model leaves open.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _uneven(model):
         warnings.simplefilter("ignore", NotFasterWarning)
         export = export_tflite if format == "tflite" else export_onnx
         sizes = input_shape if _is_open(model) else None
         export(model, path, batch_size=1, sparse=False, input_shape=sizes)
+
+
+@contextlib.contextmanager
+def _uneven(model):
+    """Have no variable whose entries are all alike, which a converter makes a scalar.
+
+    That is so before training, in biases and the statistics of norms, and not after it.
+    """
+    before = []
+    try:
+        for variable in model.variables:
+            value = keras.ops.convert_to_numpy(variable)
+            if value.dtype.kind == "f" and value.size > 1 and (value == value.flat[0]).all():
+                before.append((variable, value))
+                noise = np.random.default_rng(0).uniform(0, 0.01, value.shape)
+                variable.assign((value + noise).astype(value.dtype))
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
 
 
 def _is_open(model):
@@ -60,7 +84,6 @@ def _optimized(path):
 
 def _tensors(model):
     """Run a graph once: from the name of each tensor that is computed to its shape and dtype."""
-    import numpy as np
     import onnx
     import onnxruntime
 

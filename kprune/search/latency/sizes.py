@@ -89,7 +89,7 @@ class SizeMap:
         products = [(i, *term.product) for i, term in enumerate(rows) if term.product]
         self._products = [np.array(column) for column in zip(*products)] if products else None
         self.approximate = sum(not term.exact for term in self._known.values())
-        self._changing = (table != table[0]).any(axis=0)
+        self._least = np.minimum(1, table.min(axis=0))
 
     def __call__(self, kept):
         """Return each operator's shapes, as tuples of tuples, with so many channels kept."""
@@ -97,9 +97,7 @@ class SizeMap:
         if self._products is not None:
             where, factor, i, j = self._products
             sizes[where] += factor * np.asarray(kept)[i] * np.asarray(kept)[j]
-        flat = iter(
-            np.where(self._changing, np.maximum(1, np.round(sizes)), sizes).astype(int).tolist()
-        )
+        flat = iter(np.maximum(self._least, np.round(sizes)).astype(int).tolist())
         return [
             tuple(tuple(itertools.islice(flat, rank)) for rank in operator)
             for operator in self._layout
@@ -174,12 +172,12 @@ class SizeMap:
         for g in self._free:
             numbers = self._numbers[:, g].astype(float)
             gone, lost = numbers[0] - numbers[1:], sizes[0] - sizes[1:]
-            factor = lost[0] / gone[0] if gone[0] else 0
-            if factor >= 1 and factor == round(factor) and np.array_equal(gone * factor, lost):
-                if factor * numbers[0] <= sizes[0]:
-                    weights = np.zeros(self._numbers.shape[1])
-                    weights[g] = factor
-                    return self._plain(sizes[0] - factor * numbers[0], weights)
+            factor = lost[0] / gone[0] if gone[0] else 0.0
+            whole = factor and factor == round(factor) and np.array_equal(gone * factor, lost)
+            if whole and (factor < 0 or factor * numbers[0] <= sizes[0]):
+                weights = np.zeros(self._numbers.shape[1])
+                weights[g] = factor
+                return self._plain(sizes[0] - factor * numbers[0], weights)
         return None
 
     def _approximated(self, sizes):
@@ -197,15 +195,13 @@ class SizeMap:
         for axis in range(ranks[-1]):
             rows = [table[:, s + axis] for s, r in zip(starts[:-1], ranks[:-1]) if r == ranks[-1]]
             made = table[:, starts[-1] + axis]
-            if (
-                len(rows) > 1
-                and (sum(rows) == made).all()
-                and tuple(made.tolist()) not in self._known
-            ):
-                terms = [self._term(tuple(row.tolist())) for row in rows]
-                if all(t.exact for t in terms) and sum(bool(t.product) for t in terms) < 2:
-                    if (made != made[0]).any() and self._multiple(made.astype(float)) is None:
-                        self._known[tuple(made.tolist())] = self._sum([(1, t) for t in terms])
+            key, changes = tuple(made.tolist()), (made != made[0]).any()
+            if len(rows) < 2 or key in self._known or not changes or (sum(rows) != made).any():
+                continue
+            terms = [self._term(tuple(row.tolist())) for row in rows]
+            summed = all(t.exact for t in terms) and sum(bool(t.product) for t in terms) < 2
+            if summed and self._multiple(made.astype(float)) is None:
+                self._known[key] = self._sum([(1, term) for term in terms])
 
 
 def _flat(operators):

@@ -1,10 +1,10 @@
 """Many small files in their runtime, in one process that imports nothing of kprune.
 
 Protocol, one JSON a line. The first argument says `{"suffix": ..., "threads": ..., "runtimes":
-folder, "folder": for the runtime's own files, "empty": a file of next to nothing}`. For each `{"files": [...], "rounds": n, "seconds":
-s}` the worker visits every file in each of n shuffled rounds, for about s seconds a visit, and
-answers with a list: for each file the seconds of its operators, one number a visit, or null where
-it does not run.
+folder, "folder": for the runtime's own files, "empty": a file of next to nothing}`. For each
+`{"files": [...], "rounds": n, "seconds": s}` the worker visits every file in each of n shuffled
+rounds, for about s seconds a visit, and answers with a list: for each file the seconds of its
+operators, one number a visit, or null where it does not run.
 
 In LiteRT that is the time of an invocation. ONNX Runtime brings a convolution's input into a
 layout of its own and its output back, which a network does once for all of them: what its profiler
