@@ -54,3 +54,26 @@ def says_sizes(dtype, shape):
 def elements(shapes):
     """Return how many numbers tensors of these shapes hold."""
     return float(sum(math.prod(shape) for shape in shapes))
+
+
+def order_from_outputs(reads, makes, outputs):
+    """Return the numbers of operators in an order that only the graph decides.
+
+    Which of two that do not depend on each other a file has first is a converter's whim.
+
+    Args:
+        reads: for each operator, the tensors that it reads.
+        makes: for each operator, the tensors that it makes.
+        outputs: the graph's.
+    """
+    maker = {tensor: i for i, made in enumerate(makes) for tensor in made}
+    found: dict[int, None] = {}
+    waiting = [(maker[tensor], False) for tensor in reversed(outputs) if tensor in maker]
+    while waiting:
+        i, is_done = waiting.pop()
+        if is_done:
+            found.setdefault(i)
+        elif i not in found:
+            waiting.append((i, True))
+            waiting += [(maker[t], False) for t in reversed(list(reads[i])) if t in maker]
+    return [*found, *(i for i in range(len(reads)) if i not in found)]

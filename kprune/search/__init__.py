@@ -1,5 +1,5 @@
 """Budgets that are measured: latency."""
 
-from kprune.search.latency import LatencyModel
+from kprune.search.latency import LatencyModel, write_operators
 
-__all__ = ["LatencyModel"]
+__all__ = ["LatencyModel", "write_operators"]

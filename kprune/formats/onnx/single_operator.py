@@ -5,7 +5,13 @@ import math
 
 import numpy as np
 
-from kprune.formats.single_operator import SingleOperator, elements, noise, says_sizes
+from kprune.formats.single_operator import (
+    SingleOperator,
+    elements,
+    noise,
+    order_from_outputs,
+    says_sizes,
+)
 
 # Attributes that follow from the shapes of the operator's tensors.
 _FOLLOWING = ("group", "hidden_size")
@@ -22,7 +28,10 @@ def onnx_single_operators(model, known):
     from onnx import numpy_helper
 
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    return [_Node(model, node, constants, known).single() for node in model.graph.node]
+    nodes = [_Node(model, node, constants, known) for node in model.graph.node]
+    outputs = [value.name for value in model.graph.output]
+    order = order_from_outputs([n.read for n in nodes], [n.made for n in nodes], outputs)
+    return [nodes[i].single() for i in order]
 
 
 def onnx_empty(length=1):

@@ -5,7 +5,13 @@ import math
 
 import numpy as np
 
-from kprune.formats.single_operator import SingleOperator, elements, noise, says_sizes
+from kprune.formats.single_operator import (
+    SingleOperator,
+    elements,
+    noise,
+    order_from_outputs,
+    says_sizes,
+)
 from kprune.formats.tflite.file import operator_name, packed, parsed
 
 _INTEGERS = {2: "int32", 4: "int64"}  # By `schema.TensorType`.
@@ -18,11 +24,19 @@ def tflite_single_operators(blob):
     One that calls other subgraphs, such as a loop, has them, and their tensors, with it.
     """
     model = parsed(blob)
-    return [_single(model, operator) for operator in model.subgraphs[0].operators]
+    graph = model.subgraphs[0]
+    reads, makes = (
+        [_ints(getattr(o, at)) for o in graph.operators] for at in ("inputs", "outputs")
+    )
+    order = order_from_outputs(reads, makes, _ints(graph.outputs))
+    return [_single(model, graph.operators[i]) for i in order]
 
 
-def tflite_empty(length=1):
-    """Return a file of so many operators that compute next to nothing: what each costs at least."""
+def tflite_empty(length=1, size=1):
+    """Return a file of so many operators that compute next to nothing: what each costs at least.
+
+    `size` is how many numbers go in, through and out.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT()
@@ -34,7 +48,7 @@ def tflite_empty(length=1):
     graph = schema.SubGraphT()
     graph.tensors = [schema.TensorT() for _ in range(length + 1)]
     for i, tensor in enumerate(graph.tensors):
-        tensor.shape, tensor.type, tensor.name = [1], schema.TensorType.FLOAT32, f"t{i}"
+        tensor.shape, tensor.type, tensor.name = [size], schema.TensorType.FLOAT32, f"t{i}"
         tensor.buffer = 0
     graph.operators = [schema.OperatorT() for _ in range(length)]
     for i, operator in enumerate(graph.operators):

@@ -10,21 +10,26 @@ _EXPLAINED = 0.5  # Of the variance, or there is no answer.
 _AS_GOOD = 1.3  # How much worse a coarser block may explain the times.
 
 
-def widths_beside(operators, sizes, counts, free, times):
+def widths_beside(cuts, times):
     """Choose the operators that show blocks best: those that take the most time.
+
+    Args:
+        cuts: a `Cuts`.
+        times: a `Times` that knows the dense file's operators.
 
     Returns:
         List of `(widths, requests)`: with one group's channels at these widths, what to measure.
     """
+    counts, sizes = cuts.counts, cuts.sizes
     dense, curves, seen = sizes(counts), [], set()
-    for g in np.flatnonzero(free & (counts >= _NARROWEST)):
+    for g in np.flatnonzero(cuts.free & (counts >= _NARROWEST)):
         widths = [int(counts[g]) // 2 + step for step in range(_STEPS + 1)]
         tables = []
         for width in widths:
             kept = counts.copy()
             kept[g] = width
             tables.append(sizes(kept))
-        for i, operator in enumerate(operators):
+        for i, operator in enumerate(cuts.operators):
             asked = tuple(table[i] for table in tables)
             key = operator.kind, asked
             if asked[0] != dense[i] and key not in seen:

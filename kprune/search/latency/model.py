@@ -1,6 +1,5 @@
 """How long cuts of a model take in a target's runtime, by the times of its operators."""
 
-import warnings
 from typing import Any
 
 import keras
@@ -13,14 +12,13 @@ from kprune.graphs.functional import functional_form
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.search.latency.blocks import block_of, widths_beside
-from kprune.search.latency.operators import exported, operators_of
-from kprune.search.latency.sizes import SizeMap, probes
+from kprune.search.latency.cuts import Cuts
+from kprune.search.latency.device import DEVICE_SHARES
+from kprune.search.latency.operators import exported
 from kprune.search.latency.timers import check_target, timer_for
 from kprune.search.latency.times import Times
-from kprune.structured.costs import Cost, calibrate
 from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import find_groups
-from kprune.structured.surgery import cut
 
 SHARES = (1.0, 0.75, 0.5, 0.25)  # Of the channels of all groups, measured beforehand.
 _DEFAULT_BLOCK = 8
@@ -79,101 +77,51 @@ class LatencyModel(Printable):
     ):
         self.target = check_target(target, measured, timer)
         self.threads = threads
-        self.notes: list[str] = []
         self.history: list[tuple] = []  # What was predicted of a cut, and measured.
         self._timer = timer or timer_for(self.target, threads, measured)
         self._times = Times(self._timer) if timer or measured else Times.kept(self._timer)
-        self._graph = ChannelGraph(functional_form(model), free_dim, input_shape)
-        self._groups = find_groups(self._graph)
-        self._names = [group.name for group in self._groups]
-        self._counts = np.array([group.channels for group in self._groups])
-        self._free = np.array([not group.frozen for group in self._groups], bool)
-        self.name, self._by_flops = model.name, None
+        self._cuts = Cuts(model, self.target.format, free_dim, input_shape)
+        self.name, self.notes = model.name, self._cuts.notes
         self._block: int | None = None
-        with scratch() as folder:
-            self._read(folder)
-        if self._operators:
-            self._measure_grid()
+        with self._cuts.dense_file() as dense:
+            self.seconds = self._timer.seconds(dense)
+        if self._cuts.operators:
+            self._measure_grid(DEVICE_SHARES if measured else SHARES)
         self._base, self._scale = min(self._timer.base(), 0.9 * self.seconds), 1.0
-        dense = sum(self._seconds(self._counts))
+        dense = sum(self._seconds(self.counts))
         if dense:
             self._scale = (self.seconds - self._base) / dense
 
-    def _read(self, folder):
-        """Read the operators of the dense model and of two cuts."""
-        dense = folder / f"dense.{self.target.format}"
-        exported(self._graph.model, dense, self.target.format, self._graph.input_shape)
-        self._dense = dense.read_bytes()
-        self._operators = operators_of(dense)
-        kept = probes(self._counts, self._free)
-        shapes, alike = [[one.shapes for one in self._operators]], True
-        for number, numbers in enumerate(kept if self._free.any() else kept[:0]):
-            path = folder / f"probe{number}.{self.target.format}"
-            exported(self._cut(numbers), path, self.target.format, self._graph.input_shape)
-            found = operators_of(path)
-            alike = alike and _outlines(found) == _outlines(self._operators)
-            shapes.append([one.shapes for one in found])
-        self.seconds = self._timer.seconds(dense)
-        if not alike:
-            self._use_flops()
-            return
-        self._sizes = SizeMap(shapes, self._counts, kept)
-        if self._sizes.approximate:
-            self.notes.append(
-                f"{self._sizes.approximate} sizes of tensors follow no single group of channels "
-                "and are approximated"
+    def _measure_grid(self, shares):
+        self._measure(self._cuts.grid(shares))
+        known = [self._times.at(one, one.shapes) is not None for one in self._cuts.operators]
+        if not any(known):
+            raise ValueError(
+                f"None of the operators of {self.name!r} could be timed alone"
+                if self._timer.anywhere
+                else f"There are no times of {self.name!r}'s operators in the file of `measured`: "
+                "write them again with kprune.search.write_operators, of this model and with this "
+                "release, and time them on the device."
             )
-
-    def _cut(self, kept):
-        gone = [g.roots[: g.channels - n] for g, n in zip(self._groups, kept)]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # What they say is said of the model that comes back.
-            return cut(self._graph, np.concatenate([np.zeros(0, int), *gone]))
-
-    def _use_flops(self):
-        """With fewer channels the file has other operators: then latency goes by FLOPs."""
-        note = (
-            f"With fewer channels the file of {self.name!r} has other operators than before, so "
-            "that its latency is estimated by FLOPs"
-        )
-        warnings.warn(f"{note}.", stacklevel=5)
-        self.notes.append(note)
-        self._operators, total, cost = [], calibrate(self._graph), Cost(self._groups)
-        constant = total - cost(self._counts)[1]
-        self._by_flops = lambda kept: (constant + cost(kept)[1]) / max(total, 1)
-
-    def _measure_grid(self):
-        numbers = [self._share(share) for share in SHARES]
-        self._measure([request for kept in numbers for request in self._requests(kept)])
-        alone = {one.name for one in self._operators if self._times.at(one, one.shapes) is None}
+        alone = {one.name for one, timed in zip(self._cuts.operators, known) if not timed}
         if alone:
             self.notes.append(
-                f"cannot be timed alone, and are taken to change as all others do: "
-                f"{', '.join(sorted(alone))}"
+                f"not timed alone, and taken to change as all others do: {', '.join(sorted(alone))}"
             )
-
-    def _share(self, share):
-        """About this share of each group's channels, in eights where there are many."""
-        wanted = self._counts * share
-        rounded = np.where(wanted >= 8, np.round(wanted / 8) * 8, np.maximum(1, np.round(wanted)))
-        return np.where(self._free, np.minimum(self._counts, rounded), self._counts).astype(int)
-
-    def _requests(self, kept):
-        return list(zip(self._operators, self._sizes(kept)))
 
     def _measure(self, requests):
         with progress() as show:
             self._times.measure(requests, show)
 
     def _seconds(self, kept):
-        if self._by_flops is not None:
-            return [self._by_flops(np.asarray(kept))]
-        return [self._times.at(*request) or 0.0 for request in self._requests(kept)]
+        if not self._cuts.operators:  # Then latency goes by FLOPs.
+            return [self.seconds * self._cuts.share_of_flops(kept)]
+        return [self._times.at(*request) or 0.0 for request in self._cuts.requests(kept)]
 
     @property
     def counts(self) -> np.ndarray:
         """The number of channels of each group of the model."""
-        return self._counts
+        return self._cuts.counts
 
     @property
     def elsewhere(self) -> bool:
@@ -186,7 +134,7 @@ class LatencyModel(Printable):
         Raises:
             ValueError: the groups are others.
         """
-        if [group.name for group in groups] != self._names:
+        if [group.name for group in groups] != self._cuts.names:
             raise ValueError(
                 f"The latency model is of {self.name!r}, whose channel groups are others than this "
                 "model's: give it a model that prune_channels made of that one, or make another "
@@ -200,8 +148,8 @@ class LatencyModel(Printable):
 
     def measure(self, kept: np.ndarray) -> float:
         """Time the operators with these numbers of channels, if need be; return the seconds."""
-        if self._operators:
-            self._measure(self._requests(kept))
+        if self._cuts.operators:
+            self._measure(self._cuts.requests(kept))
         return self.estimate(kept)
 
     def predict(self, model: keras.Model) -> float:
@@ -214,7 +162,7 @@ class LatencyModel(Printable):
         Raises:
             ValueError: no cut of that model.
         """
-        shape = self._graph.input_shape if _is_open(model) else None
+        shape = self._cuts.input_shape if _is_open(model) else None
         groups = find_groups(ChannelGraph(functional_form(model), input_shape=shape))
         return self.measure(self.channels_of(groups))
 
@@ -231,10 +179,10 @@ class LatencyModel(Printable):
         with scratch() as folder:
             files = [folder / f"{name}.{self.target.format}" for name in ("dense", "small")]
             if whole is None:
-                files[0].write_bytes(self._dense)
+                files[0].write_bytes(self._cuts.dense)
             else:
-                exported(whole, files[0], self.target.format, self._graph.input_shape)
-            exported(model, files[1], self.target.format, self._graph.input_shape)
+                exported(whole, files[0], self.target.format, self._cuts.input_shape)
+            exported(model, files[1], self.target.format, self._cuts.input_shape)
             return self._timer.whole(*files)
 
     @property
@@ -242,10 +190,8 @@ class LatencyModel(Printable):
         """How many channels the runtime computes at once, by the widest operators' times."""
         if self._block is None:
             self._block = _DEFAULT_BLOCK
-            if self._operators and self._timer.anywhere:
-                requests = widths_beside(
-                    self._operators, self._sizes, self._counts, self._free, self._times
-                )
+            if self._cuts.operators and self._timer.anywhere:
+                requests = widths_beside(self._cuts, self._times)
                 self._measure([request for curve in requests for request in curve[1]])
                 curves = [
                     (widths, [self._times.at(*request) for request in asked])
@@ -266,7 +212,7 @@ class LatencyModel(Printable):
             "block": self._block,
             "operators": [
                 {"name": one.name, "seconds": self._times.at(one, one.shapes)}
-                for one in self._operators
+                for one in self._cuts.operators
             ],
             "history": self.history,
             "notes": self.notes,
@@ -274,7 +220,7 @@ class LatencyModel(Printable):
 
     def __rich__(self):
         kinds: dict[str, list] = {}
-        for one in self._operators:
+        for one in self._cuts.operators:
             kinds.setdefault(one.name, []).append(self._times.at(one, one.shapes) or 0.0)
         rows = [
             (name, tables.count(len(times)), tables.milliseconds(sum(times)))
@@ -293,7 +239,3 @@ class LatencyModel(Printable):
 
 def _is_open(model):
     return any(None in tensor.shape[1:] for tensor in functional_form(model).inputs)
-
-
-def _outlines(operators):
-    return [(one.name, [len(shape) for shape in one.shapes]) for one in operators]

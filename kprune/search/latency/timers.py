@@ -18,7 +18,10 @@ from kprune._system.packages import require_packages
 from kprune.formats.onnx.single_operator import onnx_empty
 from kprune.formats.tflite.single_operator import tflite_empty
 from kprune.measure.benchmark import benchmark, machine
+from kprune.runtimes.litertjs import browser
 from kprune.search.latency import worker
+from kprune.search.latency.device import DeviceTimer
+from kprune.search.latency.web import WebTimer
 from kprune.targets.target import get_target
 
 ROUNDS, SECONDS = 9, 0.003  # Of operators: visits to each, and how long one takes about.
@@ -46,6 +49,9 @@ def check_target(target, measured=None, timer=None):
                 f"machine that it is for. Received: target={target.name!r}"
             )
     elif timer is None:
+        if target.name == "litert-wasm":
+            browser.find_browser()
+            browser.find_package()
         needed = _ARCHITECTURES.get(target.name)
         here = platform.machine().lower()
         if needed and here not in needed:
@@ -68,6 +74,10 @@ def check_threads(threads):
 def timer_for(target, threads=1, measured=None):
     """Return what times the files of a target: see `LocalTimer`."""
     check_threads(threads)
+    if measured is not None:
+        return DeviceTimer(measured)
+    if target.name == "litert-wasm":
+        return WebTimer(threads)
     return LocalTimer(target.format, threads)
 
 
@@ -79,8 +89,9 @@ class LocalTimer:
         threads: int, how many threads the runtime may use.
     """
 
+    anywhere = True  # Operators of any shapes can be timed.
+
     def __init__(self, format, threads=1):
-        self.anywhere = True  # Operators of any shapes can be timed.
         self.suffix, self.threads, self._overhead = f".{format}", threads, None
         package = "ai-edge-litert" if format == "tflite" else "onnxruntime"
         self.runtime, self.version = package, importlib.metadata.version(package)
