@@ -49,33 +49,37 @@ def start(model: Any, graph: Any, groups: list, **options: Any) -> Any:
     return _registered["start"](model, graph, groups, **options)
 
 
-def widest_rounding(budget: Any, smallest: Callable, share: float) -> int:
-    """Return the block, or the largest half, quarter ... of it that the budget is in reach with.
+def widest_rounding(budget: Any, kept_with: Callable, share: float) -> int:
+    """Return the block, or the largest half, quarter ... of it with which the budget can be met.
 
     Args:
         budget: what `start` returned.
-        smallest: function from what numbers of channels are multiples of to the smallest ones.
+        kept_with: function from what numbers of channels are multiples of to those that are
+            nearest to the budget.
         share: float, of the latency of the whole model.
     """
     block = int(budget.block)
-    while block > 1 and budget.measure(smallest(block)) > share * budget.whole:
+    while block > 1:
+        reached = budget.measure(kept_with(block)) / budget.whole
+        if abs(reached - share) <= AIM * share:
+            break
         block //= 2
     return block
 
 
 def settled(fit: Callable, budget: Any) -> Callable:
-    """Return `fit`, a function from a cost to numbers of channels, measured where it ends.
+    """Return `fit`, a function to numbers of channels, measured where it ends.
 
     Costs between what was measured are estimates: where it ends up, operators are measured, and
     it is called again, until both agree.
     """
 
-    def kept_for(aim):
+    def measured(*args):
         for _ in range(_SETTLINGS):
-            kept = fit(aim)
+            kept = fit(*args)
             expected = budget.estimate(kept)
             if abs(budget.measure(kept) - expected) <= _AGREE * expected:
                 break
         return kept
 
-    return kept_for
+    return measured

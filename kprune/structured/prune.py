@@ -210,17 +210,22 @@ def prune_channels(
     if kind == "latency":
         timed = start_latency(model, graph, groups, **of_latency)
     cost = timed.estimate if timed else _cost(kind, total, groups)
-    if round_to is None:
-        round_to = _ROUND_TO
-        if timed:
-            round_to = widest_rounding(
-                timed, lambda n: _fewest(_sizes(groups, n, min_channels)), share
-            )
-    sizes = _sizes(groups, round_to, min_channels)
     everything = cost(np.array([group.channels for group in groups]))
 
-    def kept_for(aim):
+    def fitted(round_to, aim):
+        sizes = _sizes(groups, round_to, min_channels)
         return fit_budget(sizes, scores, cost, aim, isinstance(allocation, Uniform))
+
+    if timed:
+        fitted = settled(fitted, timed)
+        round_to = round_to or widest_rounding(
+            timed, lambda n: fitted(n, share * everything), share
+        )
+    round_to = round_to or _ROUND_TO
+    sizes = _sizes(groups, round_to, min_channels)
+
+    def kept_for(aim):
+        return fitted(round_to, aim)
 
     def tried(kept):
         gone = [
@@ -235,9 +240,8 @@ def prune_channels(
         return small, reached or expected, expected
 
     near, enough = (NEAR_LATENCY, AIM) if timed else (NEAR, NEAR)
-    fit = settled(kept_for, timed) if timed else kept_for
     _check_reach(kind, share, cost, sizes, everything, groups, tried)
-    kept, small, reached = fit_measured(fit, tried, everything, share, enough)
+    kept, small, reached = fit_measured(kept_for, tried, everything, share, enough)
     if abs(reached - share) > near * share:
         fewest = [
             f"{group.name} ({number})"
@@ -333,13 +337,9 @@ def _sizes(groups, round_to, min_channels):
     return [Sizes(group, round_to, min_channels) for group in groups]
 
 
-def _fewest(sizes):
-    return np.array([one.smallest for one in sizes])
-
-
 def _check_reach(kind, share, cost, sizes, everything, groups, measured):
     """Raise unless the smallest model, measured if need be, is within the budget."""
-    fewest = _fewest(sizes)
+    fewest = np.array([one.smallest for one in sizes])
     least = cost(fewest) / everything
     if least > share * (1 + NEAR):
         _, least, _ = measured(fewest)

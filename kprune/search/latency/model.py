@@ -74,7 +74,7 @@ class LatencyModel(Printable):
         free_dim: int | None = None,
         input_shape: InputShape | None = None,
         timer: Any = None,
-    ):
+    ) -> None:
         self.target = check_target(target, measured, timer)
         self.threads = threads
         self.history: list[tuple] = []  # What was predicted of a cut, and measured.

@@ -27,11 +27,11 @@ def probes(counts, free, seed=0):
         seed: int.
 
     Returns:
-        Int array [probes, groups]: two, or three where groups are alike in two.
+        Int array [probes, groups]: two; or three or four, where groups are alike in fewer.
     """
     rng, best = np.random.default_rng(seed), None
     low = np.maximum(1, np.ceil(counts / 3).astype(int))
-    for number in (2, 3):
+    for number in (2, 3, 4):
         for _ in range(_TRIES):
             kept = np.where(
                 free, rng.integers(low, np.maximum(low + 1, counts), (number, len(counts))), counts
