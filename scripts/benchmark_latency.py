@@ -191,6 +191,22 @@ def measured(make, target, cuts, seed):
     return found
 
 
+def summary(rows):
+    """Return rows and their median errors, of all and of each target."""
+    found = {"rows": rows, "median_error": statistics.median(row["error"] for row in rows)}
+    for target in {row["target"] for row in rows}:
+        errors = [row["error"] for row in rows if row["target"] == target]
+        found[target] = statistics.median(errors)
+    return found
+
+
+def write_json(found, path):
+    """Write plain data, whole or not at all."""
+    temporary = path.with_name("." + path.name + ".tmp")
+    temporary.write_text(json.dumps(found, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -214,10 +230,9 @@ def main():
             for make in chosen:
                 rows += measured(make, target, options.cuts, options.seed)
                 advance()
-    found = {"rows": rows, "median_error": statistics.median(row["error"] for row in rows)}
-    for target in options.targets:
-        errors = [row["error"] for row in rows if row["target"] == target]
-        found[target] = statistics.median(errors)
+                if options.json:
+                    write_json(summary(rows), options.json)
+    found = summary(rows)
     table = tables.table(
         ["model", "target", ">FLOPs", ">predicted", ">measured", ">error"],
         [
@@ -238,10 +253,6 @@ def main():
     from rich.console import Console
 
     Console().print(table)
-    if options.json:
-        temporary = options.json.with_name("." + options.json.name + ".tmp")
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
-        os.replace(temporary, options.json)
 
 
 if __name__ == "__main__":
