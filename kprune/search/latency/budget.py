@@ -27,7 +27,7 @@ class LatencyBudget:
                 "The latency is predicted by a device's times of single operators; the smaller "
                 "model's file was not timed as a whole. Export both models, and time them there "
                 "with scripts/benchmark_device.py.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @property

@@ -76,7 +76,7 @@ class Cuts:
             f"with fewer channels the file of {self._graph.model.name!r} has other operators than "
             "before, so that its latency is estimated by FLOPs"
         )
-        warnings.warn(f"{note[0].upper()}{note[1:]}.", stacklevel=2)
+        warnings.warn(f"{note[0].upper()}{note[1:]}.", stacklevel=5)
         self.notes.append(note)
         self._flops = calibrate(self._graph), Cost(self._groups)
 

@@ -68,12 +68,13 @@ def test_operators_that_cannot_be_timed_alone_are_named(model):
 @pytest.mark.slow
 def test_other_operators_with_fewer_channels_leave_flops(model, monkeypatch):
     monkeypatch.setattr("kprune.search.latency.cuts._outlines", lambda operators: object())
-    with pytest.warns(UserWarning, match="has other operators than before"):
+    with pytest.warns(UserWarning, match="has other operators than before") as warned:
         latency = LatencyModel(model, "litert-x86", timer=Clock())
     small = kprune.prune_channels(model, flops=0.5)
     share = kprune.flops(small).total / kprune.flops(model).total
     assert latency.predict(small) / latency.seconds == pytest.approx(share, rel=1e-6)
     assert "estimated by FLOPs" in latency.notes[0]
+    assert any(one.filename == __file__ for one in warned)
 
 
 def test_groups_of_a_cut_are_those_of_the_model(model, latency):
