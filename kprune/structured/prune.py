@@ -120,10 +120,10 @@ def prune_channels(
     small = kprune.prune_channels(model, flops=0.5)
     small.compile("adam", "sparse_categorical_crossentropy")
     small.fit(x, y, epochs=10)
-
-    # Half the time that the exported file takes in ONNX Runtime on this machine:
-    small = kprune.prune_channels(model, latency=0.5, target="onnxruntime")
     ```
+
+    In place of `flops=0.5`, `latency=0.5, target="onnxruntime"` asks for half the time that the
+    exported file takes in ONNX Runtime on this machine.
 
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.

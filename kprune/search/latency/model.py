@@ -35,7 +35,7 @@ class LatencyModel(Printable):
     Example:
 
     ```python
-    latency = kprune.search.LatencyModel(model, "litert-x86")
+    latency = kprune.search.LatencyModel(model, "onnxruntime")
     small = kprune.prune_channels(model, flops=0.5)
     latency.predict(small) / latency.predict(model)
     print(latency)
