@@ -1,9 +1,9 @@
 """Pruning for Keras 3: prune during `fit`, strip, export, measure.
 
 The main line is here. What goes further is in `kprune.pruning`, `kprune.training`,
-`kprune.structured`, `kprune.oneshot`, `kprune.targets`, `kprune.export`, `kprune.measure` and
-`kprune.compression`, each of which lists its names. TFMOT's names are in `kprune.tfmot`, and here
-as well.
+`kprune.structured`, `kprune.oneshot`, `kprune.targets`, `kprune.export`, `kprune.measure`,
+`kprune.compression` and `kprune.search`, each of which lists its names. TFMOT's names are in
+`kprune.tfmot`, and here as well.
 """
 
 import importlib

@@ -13,6 +13,13 @@ ai-edge-litert (for .tflite) or onnxruntime (for .onnx), and nothing of kprune.
 (`pruned.tflite.check.npz`). On the device the same input must give the same output; then the
 files are timed side by side, as `kprune benchmark` does it: each in a process of its own, visited
 in shuffled rounds. Exit status 1 if a file does not run or its outputs differ.
+
+Of many small files, as `kprune.search.write_operators` makes them, only the time counts: with
+`--together` they run in one process, on noise, without recorded values, and only the computing is
+timed. One that does not run there has no time, and the others do.
+
+    workstation$ scp -r scripts/benchmark_device.py operators pi:
+    pi$          python benchmark_device.py --together operators/*.tflite --json device.json
 """
 
 import argparse
@@ -37,6 +44,8 @@ MAX_RUNS_A_VISIT = 200
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.
 TINY = 1e-6
 MOST_NUMBERS = 1 << 28  # in an input
+# Of --together: files at once in memory, and how long a visit takes.
+TOGETHER, SHORT_VISIT_SECONDS = 48, 0.005
 
 
 class Failed(Exception):
@@ -76,6 +85,10 @@ class LiteRT:
                 return named
         return {d["name"]: d for d in ins}, {d["name"]: d for d in outs}
 
+    def compute(self):
+        """Run on the inputs of the last run; nothing is copied."""
+        self.interpreter.invoke()
+
     def prepare(self, feeds):
         """Take the inputs of the runs that follow."""
         for name, value in feeds.items():
@@ -112,6 +125,10 @@ class ONNXRuntime:
             kind = node.type.replace("tensor(", "").replace(")", "")
             self.inputs.append((node.name, _dims(node.shape), kinds.get(kind, kind), False))
         self.outs = [node.name for node in self.session.get_outputs()]
+
+    def compute(self):
+        """Run on the inputs of the last run."""
+        self.run()
 
     def prepare(self, feeds):
         """Take the inputs of the runs that follow."""
@@ -370,6 +387,96 @@ def serve(pipe, path, threads, tolerance):
         pipe.send(answer)
 
 
+def serve_together(pipe, paths, threads, rounds, seed):
+    """Time files in one process; send (number, runtime, version, times of its visits) of each."""
+    import numpy as np
+
+    limit_memory()
+    order, rng = random.Random(seed), np.random.default_rng(seed)
+    for start in range(0, len(paths), TOGETHER):
+        numbers = range(start, min(start + TOGETHER, len(paths)))
+        models = {}
+        for i in numbers:
+            pipe.send((i, None, None, None))  # Should it take the process down.
+            try:
+                with quiet():
+                    model = load(paths[i], threads)
+                    feeds = {each[0]: random_input(*each, 1, rng) for each in model.inputs}
+                    run_once(model, feeds)
+            except Failed:
+                continue
+            latency = statistics.median(seconds_of(model.compute, 3)) + 1e-9
+            runs = max(3, min(MAX_RUNS_A_VISIT, round(SHORT_VISIT_SECONDS / latency)))
+            models[i] = model, runs, []
+        for _ in range(rounds):
+            for i in order.sample(sorted(models), len(models)):
+                model, runs, times = models[i]
+                times.append(statistics.median(seconds_of(model.compute, 1 + runs)[1:]))
+        for i, (model, _, times) in models.items():
+            pipe.send((i, model.name, model.version, times))
+    pipe.send(None)
+
+
+def seconds_of(function, times):
+    """Call a function so often; return the seconds of each call."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def measure_together(files, threads, rounds, seed, timeout):
+    """Time files in one process, or in another without the one that takes it down."""
+    found, bad, waiting = {}, {}, list(files)
+    while waiting:
+        process, pipe = start(serve_together, waiting, threads, rounds, seed)
+        current = waiting[0]
+        try:
+            while True:
+                said = answer(process, pipe, timeout)
+                if said is None:
+                    waiting = []
+                    break
+                current = waiting[said[0]]
+                if said[1] is not None:
+                    found[current] = said[1:]
+                    show_progress(len(found), len(files))
+        except Failed as error:
+            bad[current] = str(error)
+            waiting = [f for f in waiting if f not in found and f not in bad]
+        finally:
+            process.kill()
+            process.join()
+    show_progress()
+    rows = [together_row(file, found.get(file), bad.get(file)) for file in files]
+    versions = {row[0]: row[1] for row in found.values()}
+    return {
+        "rows": rows, "threads": threads, "batch_size": 1, "rounds": rounds, "warmup": 0,
+        "seed": seed, "tolerance": None, "machine": dict(machine(), runtimes=versions),
+    }  # fmt: skip
+
+
+def together_row(file, found, reason):
+    """What was measured of a file, as plain data."""
+    runtime, _, times = found or (None, None, None)
+    return {
+        "path": str(file),
+        "runtime": runtime,
+        "median": statistics.median(times) if times else None,
+        "difference": None,
+        "reason": None if found else reason or "it does not run",
+    }
+
+
+def show_progress(done=None, total=None):
+    """Say on a terminal how many files are timed."""
+    if sys.stderr.isatty():
+        text = "" if done is None else f"{done}/{total} files"
+        print(f"\r{text:30}", end="" if text else "\r", file=sys.stderr, flush=True)
+
+
 class Runner:
     """The process of one file, as the main one sees it."""
 
@@ -529,6 +636,7 @@ def arguments():
     )
     parser.add_argument("files", nargs="+", type=Path, help=".tflite and .onnx files")
     parser.add_argument("--record", action="store_true", help="write FILE.check.npz and stop")
+    parser.add_argument("--together", action="store_true", help="many small files: only the time")
     parser.add_argument("--batch-size", type=int, default=1, help="of --record")
     parser.add_argument("--threads", type=int, default=1, help="threads each runtime may use")
     parser.add_argument("--rounds", type=int, default=30, help="visits to every file")
@@ -553,6 +661,13 @@ def arguments():
     return options
 
 
+def write_json(report, path):
+    """Write a report, whole or not at all."""
+    temporary = path.with_name("." + path.name + ".tmp")
+    temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
 def main():
     """Record, or check and time."""
     options = arguments()
@@ -563,6 +678,14 @@ def main():
                 print(record_apart(file, *of_record))
             except Failed as error:
                 sys.exit(f"{file}: {error}")
+        return
+    if options.together:
+        of_all = options.threads, options.rounds, options.seed, options.timeout
+        report = measure_together(options.files, *of_all)
+        ran = sum(row["median"] is not None for row in report["rows"])
+        print(f"{ran} of {len(options.files)} files timed")
+        if options.json:
+            write_json(report, options.json)
         return
     report = measure(
         options.files,
@@ -575,9 +698,7 @@ def main():
     )
     show(report)
     if options.json:
-        temporary = options.json.with_name("." + options.json.name + ".tmp")
-        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, options.json)
+        write_json(report, options.json)
     reasons = [f"{row['path']}: {row['reason']}" for row in report["rows"] if row["reason"]]
     if reasons:
         sys.exit("\n".join(reasons))

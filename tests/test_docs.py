@@ -10,6 +10,7 @@ from keras.src.trainers import trainer
 
 import kprune
 from kprune.structured.rules import registry
+from tests.helpers.clock import Clock, device_times, net
 from tests.helpers.training import backend
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +59,27 @@ def test_the_code_of_the_page_on_optimize_runs(tmp_path, monkeypatch):
     assert Path(names["best"]).is_file()
     assert names["small"].met
     assert len(names["result"].points) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(backend() != "tensorflow", reason="one backend shows that it runs")
+def test_the_code_about_latency_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KPRUNE_LATENCY_CACHE", str(tmp_path / "cache"))
+    page = (ROOT / "docs" / "channels.md").read_text()
+    section = page.split("## Latency as the budget\n")[1].split("\n## ")[0]
+    codes = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    assert len(codes) == 4
+    keras.utils.set_random_seed(0)
+    namespace = {"kprune": kprune, "model": net(32)}
+    for code in codes:
+        if "device.json" in code:
+            files = sorted((tmp_path / "operators").glob("*.tflite"))
+            device_times(files, Clock(), tmp_path / "device.json")
+        exec(compile(code, "channels.md", "exec"), namespace)
+        if "small" in namespace:
+            small = namespace.pop("small")
+            assert small.count_params() < namespace["model"].count_params()
 
 
 def strings_of_the_package():

@@ -72,6 +72,10 @@ class LiteRT:
         interpreter.invoke()
         return {name: interpreter.get_tensor(d["index"]) for name, d in self._targets.items()}
 
+    def invoke(self):
+        """Run once more on the inputs of the last run; nothing is copied in or out."""
+        self._interpreter.invoke()
+
     def __call__(self, feeds):
         """Prepare and run."""
         self.prepare(feeds)

@@ -1,8 +1,17 @@
-"""Budgets: the loop that compresses, trains, judges and times, until no more holds."""
+"""Budgets: the loop that compresses, trains, judges and times; latency, measured."""
 
 from kprune.search.frontier import OptimizeResult
 from kprune.search.goal import Goal
+from kprune.search.latency import LatencyModel, write_operators
 from kprune.search.optimize import optimize
 from kprune.search.points import Point, Step
 
-__all__ = ["Goal", "OptimizeResult", "Point", "Step", "optimize"]
+__all__ = [
+    "Goal",
+    "LatencyModel",
+    "OptimizeResult",
+    "Point",
+    "Step",
+    "optimize",
+    "write_operators",
+]

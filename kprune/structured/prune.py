@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kprune._system.type_aliases import InputShape
+from kprune._system.type_aliases import FilePath, InputShape
 from kprune.graphs.flops import flops as count_flops
 from kprune.graphs.functional import functional_form
 from kprune.graphs.sizes import concrete_inputs, sizes_of
@@ -25,8 +25,13 @@ from kprune.structured.graph import ChannelGraph
 from kprune.structured.groups import ChannelReport, find_groups, keep_groups, open_groups
 from kprune.structured.importance import channel_scores
 from kprune.structured.joint import prune_with_depth
+from kprune.structured.latency import AIM, check_latency, settled, widest_rounding
+from kprune.structured.latency import NEAR as NEAR_LATENCY
+from kprune.structured.latency import start as start_latency
 from kprune.structured.reasons import OutOfReach
 from kprune.structured.surgery import cut
+
+_ROUND_TO = 8  # What the runtimes compute at once, where that is not measured.
 
 
 def channel_groups(
@@ -83,7 +88,7 @@ def prune_channels(
     channels: float | None = None,
     criterion: Criterion | None = None,
     allocation: Allocation | None = None,
-    round_to: int = 8,
+    round_to: int | None = None,
     min_channels: int | None = None,
     layers: Any = None,
     data: Any = None,
@@ -93,6 +98,11 @@ def prune_channels(
     hidden: bool = False,
     depth: bool = False,
     input_shape: InputShape | None = None,
+    latency: float | None = None,
+    target: Any = None,
+    threads: int | None = None,
+    measured: FilePath | None = None,
+    latency_model: Any = None,
 ) -> keras.Model:
     """Return a smaller model: the least important channels removed, the weights copied.
 
@@ -112,10 +122,13 @@ def prune_channels(
     small.fit(x, y, epochs=10)
     ```
 
+    In place of `flops=0.5`, `latency=0.5, target="onnxruntime"` asks for half the time that the
+    exported file takes in ONNX Runtime on this machine.
+
     Args:
         model: a built Keras model: Sequential, functional, or one that can be traced.
         flops: float in (0, 1), the share of the model's FLOPs (as `kprune.flops` counts
-            them) that stays. Give this, `params` or `channels`.
+            them) that stays. Give this, `params`, `channels` or `latency`.
         params: float in (0, 1), the share of its parameters that stays.
         channels: float in (0, 1), the share of the channels that stays, among those that
             can go.
@@ -124,7 +137,8 @@ def prune_channels(
             `APoZ()`, `MeanActivation()`, `Random()`, or a `Criterion` of your own.
         allocation: `Global()` (the default) ranks all channels together; `Uniform()` takes
             the same share of every group.
-        round_to: int, what the numbers of channels are multiples of, where they change.
+        round_to: int, what the numbers of channels are multiples of, where they change; by
+            default 8, or with `latency` what the runtime is seen to compute at once.
         min_channels: int, the fewest that any group keeps; an eighth by default.
         layers: which layers may lose the channels they make; all by default. A layer's
             name (`*` and `?` are wildcards), a class, a layer, a predicate, a list of
@@ -146,6 +160,16 @@ def prune_channels(
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes to count FLOPs at where the model leaves them open; by default as in
             `kprune.flops`. What comes back leaves them open, too.
+        latency: float in (0, 1), the share of the latency of the model's exported file, of a
+            batch of one, that the smaller model's file has in the runtime of `target`: measured
+            operator by operator, then whole, side by side, until it is within 5%.
+        target: with `latency`, where it is measured: `"litert-x86"`, `"litert-arm64"`,
+            `"litert-wasm"`, `"onnxruntime"`, or a `kprune.targets.Target`.
+        threads: int, how many threads the runtime may use; 1 by default.
+        measured: path of the JSON with a device's times of the files of
+            `kprune.search.write_operators`, for a target that this machine is not.
+        latency_model: a `kprune.search.LatencyModel` to measure with, of this model or of the one
+            that it was cut from, in place of `target`, `threads` and `measured`.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -156,10 +180,16 @@ def prune_channels(
             which nothing can go; `layers` that matches nothing; data that does not fit, or NaN in
             activations; channels whose activations are what is scored and cannot be seen, as
             inside MultiHeadAttention; a subclassed model that cannot be traced; sizes that do not
-            fit the model, or none was found that does.
+            fit the model, or none was found that does; a target that this machine cannot run.
+        ImportError: with `latency`, the runtime is not installed.
+        ExportError: with `latency`, the model cannot be exported.
     """
-    kind, share = _budget(flops=flops, params=params, channels=channels)
-    check_counts(round_to=round_to)
+    kind, share = _budget(flops=flops, params=params, channels=channels, latency=latency)
+    of_latency = {"target": target, "threads": threads, "measured": measured,
+                  "latency_model": latency_model}  # fmt: skip
+    check_latency(latency, **of_latency)
+    if round_to is not None:
+        check_counts(round_to=round_to)
     if min_channels is not None:
         check_counts(min_channels=min_channels)
     criterion, allocation = criterion or Magnitude(), allocation or Global()
@@ -167,34 +197,52 @@ def prune_channels(
     if depth:
         return _with_depth(
             model, kind, share, layers, data, loss, free_dim, input_shape, criterion=criterion,
-            allocation=allocation, round_to=round_to, min_channels=min_channels, heads=heads,
-            hidden=hidden,
+            allocation=allocation, round_to=round_to or _ROUND_TO, min_channels=min_channels,
+            heads=heads, hidden=hidden,
         )  # fmt: skip
     graph = ChannelGraph(functional_form(model), free_dim, input_shape)
     total = _total(kind, graph)
     groups = find_groups(graph)
     keep_groups(groups, heads, hidden)
     open_groups(groups, model, selection.choose(weights_of(model), layers))
-    sizes = [Sizes(group, round_to, min_channels) for group in groups]
     scores = _scores(graph, groups, criterion, data, loss)
-    cost = _cost(kind, total, groups)
+    timed = None
+    if kind == "latency":
+        timed = start_latency(model, graph, groups, **of_latency)
+    cost = timed.estimate if timed else _cost(kind, total, groups)
     everything = cost(np.array([group.channels for group in groups]))
 
-    def kept_for(aim):
+    def fitted(round_to, aim):
+        sizes = _sizes(groups, round_to, min_channels)
         return fit_budget(sizes, scores, cost, aim, isinstance(allocation, Uniform))
 
-    def measured(kept):
+    if timed:
+        fitted = settled(fitted, timed)
+        round_to = round_to or widest_rounding(
+            timed, lambda n: fitted(n, share * everything), share
+        )
+    round_to = round_to or _ROUND_TO
+    sizes = _sizes(groups, round_to, min_channels)
+
+    def kept_for(aim):
+        return fitted(round_to, aim)
+
+    def tried(kept):
         gone = [
             group.roots[np.argsort(score, kind="stable")[: group.channels - number]]
             for group, score, number in zip(groups, scores, kept)
         ]
         small = cut(graph, np.concatenate(gone))
         expected = cost(kept) / everything
-        return small, _measured(kind, small, graph.input_shape, total) or expected, expected
+        reached = timed.share_of(small) if timed else None
+        if not timed:
+            reached = _measured(kind, small, graph.input_shape, total)
+        return small, reached or expected, expected
 
-    _check_reach(kind, share, cost, sizes, everything, groups, measured)
-    kept, small, reached = fit_measured(kept_for, measured, everything, share, NEAR)
-    if abs(reached - share) > NEAR * share:
+    near, enough = (NEAR_LATENCY, AIM) if timed else (NEAR, NEAR)
+    _check_reach(kind, share, cost, sizes, everything, groups, tried)
+    kept, small, reached = fit_measured(kept_for, tried, everything, share, enough)
+    if abs(reached - share) > near * share:
         fewest = [
             f"{group.name} ({number})"
             for group, one, number in zip(groups, sizes, kept)
@@ -212,7 +260,7 @@ def prune_channels(
 
 def _with_depth(model, kind, share, layers, data, loss, free_dim, input_shape, **options):
     """The model without some blocks, and without some channels of the others."""
-    if kind == "channels" or layers is not None:
+    if kind in ("channels", "latency") or layers is not None:
         raise ValueError(
             "depth=True takes a budget in `flops` or `params`, and no `layers`: call "
             "kprune.structured.remove_blocks first, then prune_channels without depth. "
@@ -233,7 +281,9 @@ def _with_depth(model, kind, share, layers, data, loss, free_dim, input_shape, *
 def _budget(**budgets):
     given = {kind: share for kind, share in budgets.items() if share is not None}
     if len(given) != 1:
-        raise ValueError(f"Give one of `flops`, `params` and `channels`. Received: {given or None}")
+        raise ValueError(
+            f"Give one of `flops`, `params`, `channels` and `latency`. Received: {given or None}"
+        )
     ((kind, share),) = given.items()
     if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share < 1:
         raise ValueError(
@@ -281,6 +331,10 @@ def _cost(kind, total, groups):
     which = 0 if kind == "params" else 1
     constant = total - cost(everything)[which]
     return lambda kept: constant + cost(kept)[which]
+
+
+def _sizes(groups, round_to, min_channels):
+    return [Sizes(group, round_to, min_channels) for group in groups]
 
 
 def _check_reach(kind, share, cost, sizes, everything, groups, measured):

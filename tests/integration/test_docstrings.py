@@ -15,12 +15,14 @@ from keras import layers
 import kprune
 from tests.helpers.training import backend
 
-ROOMS = ["compression", "export", "measure", "pruning", "structured", "targets", "training"]
-NOT_RUN = {"benchmark_web": "needs a browser"}
+ROOMS = ["compression", "export", "measure", "pruning", "search", "structured", "targets"]
+ROOMS += ["training"]
+NOT_RUN = {"benchmark_web": "needs a browser", "write_operators": "needs a device"}
 _EXPORT = "exports need TensorFlow"
 ON_TENSORFLOW = dict.fromkeys(["CheckReport", "ExportReport", "check", "compress"], _EXPORT)
 ON_TENSORFLOW |= dict.fromkeys(["QuantizationAware", "WeightClustering", "benchmark"], _EXPORT)
 ON_TENSORFLOW |= dict.fromkeys(["export_onnx", "export_tflite", "for_target", "size"], _EXPORT)
+ON_TENSORFLOW |= {"LatencyModel": _EXPORT}
 ON_TENSORFLOW |= {"PruningOptimizer": "the loop is TensorFlow's"}
 OPENED = {"CheckReport": "model", "benchmark": "dense pruned", "check": "model", "size": "pruned"}
 
@@ -146,6 +148,7 @@ def _short(tmp_path, monkeypatch):
         return compile_(self, *args, run_eagerly=True, **kwargs)
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KPRUNE_LATENCY_CACHE", str(tmp_path))
     monkeypatch.setattr(keras.Model, "fit", short)
     monkeypatch.setattr(keras.Model, "compile", eager)
 

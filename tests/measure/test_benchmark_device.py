@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kprune.export import export_onnx, export_tflite
+from kprune.formats.tflite.single_operator import tflite_empty
 from kprune.measure import FileBenchmark, benchmark
 from tests.helpers.hostile import endless, onnx_file
 from tests.helpers.zoo import ZOO
@@ -176,6 +177,23 @@ def test_a_missing_runtime_is_named(device):
     done = run(device, "m.onnx", "--rounds", 1)
     assert done.returncode == 1
     assert "Install it with: pip install onnxruntime" in done.stderr
+
+
+def test_many_files_together(device):
+    """Without recorded values; one that does not run has no time."""
+    folder = device / "operators"
+    folder.mkdir()
+    for i in range(60):  # More than are loaded at once.
+        (folder / f"{i}.tflite").write_bytes(tflite_empty(1 + i))
+    (folder / "bad.tflite").write_bytes(b"damaged")
+    files = sorted(path.relative_to(device) for path in folder.iterdir())
+    done = run(device, "--together", *files, "--rounds", 2, "--json", "pi.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "60 of 61 files timed\n"
+    rows = {Path(r["path"]).stem: r for r in json.loads((device / "pi.json").read_text())["rows"]}
+    assert len(rows) == 61
+    assert rows.pop("bad")["reason"] == "it does not run"
+    assert all(row["median"] > 0 and row["reason"] is None for row in rows.values())
 
 
 def test_it_is_python_3_9_of_the_standard_library():

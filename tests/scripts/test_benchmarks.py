@@ -52,6 +52,19 @@ def test_benchmark_training(tmp_path):
         assert training["contenders"][name]["sparsity"] == pytest.approx(0.9, abs=1e-3)
 
 
+@pytest.mark.slow
+def test_benchmark_latency(tmp_path, monkeypatch):
+    monkeypatch.setenv("KPRUNE_LATENCY_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out.json"
+    options = ["--models", "conv1d", "--targets", "litert-x86", "--cuts", 2, "--json", out]
+    done = run("benchmark_latency.py", *options)
+    assert "Median error" in done.stdout
+    report = json.loads(out.read_text())
+    assert [row["model"] for row in report["rows"]] == ["conv1d"] * 2
+    assert all(0 < row["predicted"] < 1.5 and row["notes"] == [] for row in report["rows"])
+    assert report["litert-x86"] == report["median_error"] > 0
+
+
 class Pipe:
     """Asks for one step after the other, and looks at the masks after each."""
 

@@ -1,0 +1,85 @@
+"""`prune_channels(latency=...)`: the room below asks for it here."""
+
+import warnings
+
+import numpy as np
+
+from kprune.search.latency.model import LatencyModel
+from kprune.search.latency.timers import check_target, check_threads
+from kprune.structured import latency
+
+
+class LatencyBudget:
+    """The latency of a model's cuts, as `kprune.structured.latency.register` asks for it.
+
+    Args:
+        times: a `LatencyModel` of the model, or of the one that it was cut from.
+        model: the model.
+        groups: its `ChannelGroup`s.
+    """
+
+    def __init__(self, times, model, groups):
+        self._times, self._model, self._counts = times, model, times.channels_of(groups)
+        self._is_first = np.array_equal(self._counts, times.counts)
+        self._last = None
+        if times.elsewhere:
+            warnings.warn(
+                "The latency is predicted by a device's times of single operators; the smaller "
+                "model's file was not timed as a whole. Export both models, and time them there "
+                "with scripts/benchmark_device.py.",
+                stacklevel=5,
+            )
+
+    @property
+    def block(self):
+        """How many channels the runtime computes at once."""
+        return self._times.block
+
+    @property
+    def whole(self):
+        """The seconds of the model as it is."""
+        return self._times.measure(self._counts)
+
+    def estimate(self, kept):
+        """The seconds with these numbers of channels, without measuring."""
+        return self._times.estimate(kept)
+
+    def measure(self, kept):
+        """The seconds with these numbers of channels, their operators timed."""
+        self._last = kept
+        return self._times.measure(kept)
+
+    def share_of(self, small):
+        """The measured share of the model's latency that a smaller one has, or None."""
+        reached = self._times.share_of(small, None if self._is_first else self._model)
+        if self._last is not None:
+            whole = self._times.estimate(self._counts)
+            self._times.history.append((self._times.estimate(self._last) / whole, reached))
+        return reached
+
+
+def _check(target, threads, measured, latency_model):
+    if latency_model is None:
+        check_target(target, measured)
+        check_threads(1 if threads is None else threads)
+        return
+    if not isinstance(latency_model, LatencyModel):
+        raise TypeError(
+            f"`latency_model` must be a kprune.search.LatencyModel. Received: {latency_model!r}"
+        )
+    given = [name for name, value in (("target", target), ("threads", threads),
+                                      ("measured", measured)) if value is not None]  # fmt: skip
+    if given:
+        raise ValueError(
+            f"A `latency_model` has its target, threads and times: give no {' or '.join(given)}."
+        )
+
+
+def _start(model, graph, groups, target, threads, measured, latency_model):
+    times = latency_model or LatencyModel(
+        graph.model, target, threads or 1, measured, input_shape=graph.input_shape
+    )
+    return LatencyBudget(times, graph.model, groups)
+
+
+latency.register(_check, _start)
