@@ -19,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _NAME = "rounds.json"
+DENSE = "dense.keras"
 _CHANGED = (
     "'{folder}' holds the rounds of another search ({what} differ): give another `out`, or delete "
     "that folder."
@@ -145,9 +146,9 @@ class Journal:
 
     def copy_of(self, model):
         """Return the dense model as it comes out of its file, written first."""
-        self.save(model, "dense.keras")
+        self.save(model, DENSE)
         try:
-            return self.load("dense.keras")
+            return self.load(DENSE)
         except ValueError as error:
             raise ValueError(_REGISTER.format(model=model.name, error=error)) from error
 

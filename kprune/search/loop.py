@@ -17,7 +17,7 @@ from kprune.export import NotFasterWarning, export_onnx, export_tflite
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.graphs.flops import flops as count_flops
 from kprune.report import tables
-from kprune.search.journal import model_name
+from kprune.search.journal import DENSE, model_name
 from kprune.search.judge import check_better_than_chance
 from kprune.search.plan import plan
 from kprune.search.points import Impossible, Point, Step
@@ -81,7 +81,7 @@ class Loop:
             drop=0.0,
             latency=latency,
             measured=self.stopwatch.measures,
-            model="dense.keras",
+            model=DENSE,
             judged=self.judge.judged,
             reason=self.judge.reason,
             **facts,

@@ -14,6 +14,7 @@ from kprune._system.errors import first_line
 from kprune.graphs.weights import count_zeros, weights_of
 from kprune.oneshot import prune_once
 from kprune.pruning.allocation import Global
+from kprune.search.latency import LatencyModel
 from kprune.search.points import Impossible
 from kprune.structured import Channels, prune_channels, recalibrate_batchnorm, shrink
 from kprune.structured.widths import cut_to_widths
@@ -37,6 +38,7 @@ class Maker:
         fit: function `fit(model, callbacks)`, or None for no training.
         like: the user's model, by which new ones are compiled.
         examples: `Examples`, or None; without `fit` they are what models are pruned by.
+        dense: function to the dense model, of which latency is measured where that is the budget.
         everywhere: whether zeros go into all weights, for the size, or only where the target has
             kernels for them.
 
@@ -45,8 +47,9 @@ class Maker:
         fitted: seconds that the last model took in it.
     """
 
-    def __init__(self, target, fit, like, examples, everywhere):
+    def __init__(self, target, fit, like, examples, dense, everywhere):
         self.trains = fit is not None
+        self._dense, self._latency = dense, None
         self._target, self._fit, self._like = target, fit, like
         self._examples, self._everywhere = examples, everywhere
         self.fitted = 0.0
@@ -70,7 +73,9 @@ class Maker:
             if self._fit is None:
                 return self._at_once(step, parent, model)
             left = step.channels / parent.channels
-            if left < 1:
+            if left < 1 and step.by_latency:
+                model = prune_channels(model, latency=left, latency_model=self._times())
+            elif left < 1:
                 model = prune_channels(model, flops=left)
             if step.widths:
                 model = cut_to_widths(model, step.widths)
@@ -92,6 +97,12 @@ class Maker:
             self._train(model, [*_holding(model), aware])
             model = _stripped(model)
         return model
+
+    def _times(self):
+        """The latency of the dense model's cuts, measured once."""
+        if self._latency is None:
+            self._latency = LatencyModel(self._dense(), self._target)
+        return self._latency
 
     def _of_its_class(self, model):
         """A model that trains by the user's `train_step`, where there is one."""

@@ -18,7 +18,7 @@ from kprune.search import optuna_search
 from kprune.search.agreement import Agreement, Examples
 from kprune.search.frontier import OptimizeResult
 from kprune.search.goal import make_goal
-from kprune.search.journal import Journal, fingerprint
+from kprune.search.journal import DENSE, Journal, fingerprint
 from kprune.search.judge import Judge
 from kprune.search.loop import Loop
 from kprune.search.make import Maker
@@ -146,7 +146,11 @@ def optimize(
         "search": search,
     }
     journal = Journal(out, about)
-    maker = Maker(target, fit, model, examples, everywhere=goal.size is not None)
+    maker = Maker(
+        target, fit, model, examples,
+        dense=lambda: journal.load(DENSE),
+        everywhere=goal.size is not None,
+    )  # fmt: skip
     judge = Judge(evaluate, model)
     most = rounds if search is None else trials
     loop = Loop(target, goal, journal, maker, judge, stopwatch, examples, seed, most, verbose)

@@ -35,6 +35,7 @@ class Ways:
         mostly_sparse: whether these compute at least half of it.
         prepared: whether `prepare` should change the model for that.
         channels: whether channels can be removed.
+        by_latency: whether that is by measured latency, where latency is the budget.
         quantize: tuple of the kinds of `quantize` to try, the best first.
         trains: whether there is a `fit`.
         clusters: whether the format stores clustered weights smaller.
@@ -44,6 +45,7 @@ class Ways:
     mostly_sparse: bool
     prepared: bool
     channels: bool
+    by_latency: bool
     quantize: tuple
     trains: bool
     clusters: bool
@@ -99,9 +101,11 @@ class _Plan:
         if self._ways.sparse:
             yield from self._approach(dense, _ByZeros(self._ways), _ByZeros.first)
         if self._ways.channels:
-            yield from self._approach(dense, _ByChannels(), math.sqrt(goal.budget))
+            by = _ByChannels(None, self._ways.by_latency)
+            yield from self._approach(dense, by, math.sqrt(goal.budget))
             if rounded is not None and not goal.met(rounded):
-                by, whole = _ByChannels(rounded.step), rounded.latency_share
+                whole = rounded.latency_share
+                by = _ByChannels(rounded.step, self._ways.by_latency)
                 yield from self._approach(dense, by, goal.budget / whole, whole)
 
     def _small(self):
@@ -233,16 +237,17 @@ class _ByZeros:
 
 
 class _ByChannels:
-    """Channels removed: what is left is the share of the FLOPs. As `_ByZeros`."""
+    """Channels removed: what is left is the share of the FLOPs or the latency. As `_ByZeros`."""
 
     first, most, least = 0.6, 1.0, 0.02
 
-    def __init__(self, rounded=None):
-        self._rounded = rounded
+    def __init__(self, rounded=None, by_latency=False):
+        self._rounded, self._by_latency = rounded, by_latency
 
     def step(self, parent, left):
         """The step to so much from a parent, a `Point`."""
-        return dataclasses.replace(_with_rounding(parent, self._rounded), channels=left)
+        step = _with_rounding(parent, self._rounded)
+        return dataclasses.replace(step, channels=left, by_latency=self._by_latency)
 
     def left(self, step):
         """How much a step leaves."""

@@ -15,6 +15,7 @@ class Step:
     Attributes:
         parent: int, the number of the point whose model it starts from.
         channels: float, the share of the dense model's FLOPs that stays when channels are removed.
+        by_latency: bool, whether that is the share of its latency instead.
         sparsity: float, the share of zeros in the weights that are pruned.
         quantize: as of the exporters; None for float32.
         clusters: int, how many values a kernel may have; None for any.
@@ -26,6 +27,7 @@ class Step:
 
     parent: int
     channels: float = 1.0
+    by_latency: bool = False
     sparsity: float = 0.0
     quantize: str | None = None
     clusters: int | None = None
@@ -37,7 +39,8 @@ class Step:
     def __str__(self):
         parts = []
         if self.channels < 1:
-            parts.append(f"channels to {self.channels:.0%} of the FLOPs")
+            what = "latency" if self.by_latency else "FLOPs"
+            parts.append(f"channels to {self.channels:.0%} of the {what}")
         if self.sparsity:
             parts.append(f"{self.sparsity:.1%} zeros")
         for name, chosen in {"zeros": self.layers, "of the channels": self.widths}.items():

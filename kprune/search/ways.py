@@ -47,7 +47,18 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         kinds = tuple(kind for kind in kinds if kind not in _CALIBRATED)
         notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
     clusters = target.format == "tflite"
-    return Ways(share > 0, share >= 0.5, prepared, channels, kinds, trains, clusters), notes
+    by_latency = goal.latency is not None and trains and stopwatch.measures
+    ways = Ways(
+        sparse=share > 0,
+        mostly_sparse=share >= 0.5,
+        prepared=prepared,
+        channels=channels,
+        by_latency=by_latency,
+        quantize=kinds,
+        trains=trains,
+        clusters=clusters,
+    )
+    return ways, notes
 
 
 def _sparse(model, target, notes):

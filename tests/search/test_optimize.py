@@ -12,6 +12,7 @@ import kprune
 from kprune.runtimes.litert import LiteRT
 from kprune.search import optimize
 from kprune.search.journal import Journal
+from kprune.search.stopwatch import Stopwatch
 
 RNG = np.random.default_rng(0)
 
@@ -182,6 +183,27 @@ def test_a_budget_that_nothing_meets_comes_back_with_what_there_is(trained, tmp_
     assert not result.met
     assert "No point is all that was asked for" in str(result)
     assert result.best.size_share == min(point.size_share for point in result.points)
+
+
+@pytest.mark.slow
+def test_a_latency_is_reached_by_measured_channels(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[optimize.__module__], "Stopwatch", Stopwatch)
+    monkeypatch.setenv("KPRUNE_LATENCY_CACHE", str(tmp_path / "cache"))
+    layers = keras.layers
+    stack = [keras.Input((8, 8, 1))]
+    stack += [layers.Conv2D(64, 3, padding="same", activation="relu") for _ in range(4)]
+    model = keras.Sequential([*stack, layers.Flatten(), layers.Dense(4, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(X, Y, epochs=2, verbose=0)
+    result = optimize(
+        model, "onnxruntime", fit, accuracy, latency=0.5, out=tmp_path / "out", rounds=4,
+        verbose=False,
+    )  # fmt: skip
+    measured = [point for point in result.points if point.step.by_latency and point.file]
+    assert measured
+    # Timed here, in noise: what was asked for is within 5%, as it is told.
+    assert measured[-1].parameters < 0.8 * result.points[0].parameters
+    assert "of the latency" in str(result)
 
 
 @pytest.mark.slow

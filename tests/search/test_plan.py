@@ -12,8 +12,8 @@ from kprune.search.plan import Ways, plan
 from kprune.search.points import Point, Step
 
 EVERYTHING = Ways(
-    sparse=True, mostly_sparse=True, prepared=True, channels=True, quantize=("int8", "dynamic"),
-    trains=True, clusters=True,
+    sparse=True, mostly_sparse=True, prepared=True, channels=True, by_latency=True,
+    quantize=("int8", "dynamic"), trains=True, clusters=True,
 )  # fmt: skip
 
 
@@ -78,7 +78,8 @@ worlds = st.builds(
 some_ways = st.builds(
     Ways,
     sparse=st.booleans(), mostly_sparse=st.booleans(), prepared=st.booleans(),
-    channels=st.booleans(), quantize=st.sampled_from([(), ("dynamic",), ("int8", "dynamic")]),
+    channels=st.booleans(), by_latency=st.booleans(),
+    quantize=st.sampled_from([(), ("dynamic",), ("int8", "dynamic")]),
     trains=st.booleans(), clusters=st.booleans(),
 )  # fmt: skip
 goals = st.one_of(
