@@ -82,7 +82,7 @@ def facts(folder):
 def main(
     kills: Annotated[int, typer.Option(min=0)] = 10,
     seed: Annotated[int, typer.Option()] = 0,
-    longest: Annotated[float, typer.Option(help="Seconds until a process is killed.")] = 40.0,
+    longest: Annotated[float, typer.Option(help="Seconds until a process is killed.")] = 14.0,
     child: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ):
     """Run the two searches and compare them."""

@@ -3,16 +3,16 @@
     python scripts/reproduce_latency.py --model resnet --data-dir data --json out.json
     python scripts/reproduce_latency.py --model transformer --target onnxruntime --seeds 1
 
-A small ResNet (Fashion-MNIST) or a Transformer encoder (product reviews) is trained dense, and cut to
-half of its measured latency in two rounds of `kprune.prune_channels` and fine-tuning, the same for
-both arms:
+A small ResNet (Fashion-MNIST) or a Transformer encoder (product reviews) is trained dense, and cut
+to half of its measured latency in two rounds of `kprune.prune_channels` and fine-tuning, the same
+for both arms:
 
 - latency: `latency=0.5`, which measures operators and whole files;
-- flops: `flops=...`, the share of FLOPs at which the measured latency of the whole file is half, found
-  by trying. A user who thinks in FLOPs would have to know it.
+- flops: `flops=...`, the share of FLOPs at which the measured latency of the whole file is half,
+  found by trying. A user who thinks in FLOPs would have to know it.
 
-Printed are the accuracy on test examples after the last epoch, and the latency of both files measured
-beside the dense one's at the end.
+Printed are the accuracy on test examples after the last epoch, and the latency of both files
+measured beside the dense one's at the end.
 """
 
 import json
