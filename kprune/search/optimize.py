@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kprune._keras import backend
 from kprune._keras.compiling import compiles_in_its_own_way
 from kprune._system.packages import require_packages
 from kprune._system.type_aliases import FilePath
@@ -154,14 +155,15 @@ def optimize(
     judge = Judge(evaluate, model)
     most = rounds if search is None else trials
     loop = Loop(target, goal, journal, maker, judge, stopwatch, examples, seed, most, verbose)
-    with journal.held(wait=search is not None):
-        dense = loop.dense(model)
-        ways, more = ways_for(model, target, goal, maker.trains, examples, stopwatch, judge)
-        points = loop.run(ways, dense) if search is None else None
-    if search is not None:  # Others may join.
-        space = optuna_search.space_for(model, target, ways)
-        study = optuna_search.Trials(space, goal, journal.folder, storage, trials, seed)
-        points = loop.run_trials(study, dense)
+    with backend.variable_scope(model):  # Models are made for the devices of the user's.
+        with journal.held(wait=search is not None):
+            dense = loop.dense(model)
+            ways, more = ways_for(model, target, goal, maker.trains, examples, stopwatch, judge)
+            points = loop.run(ways, dense) if search is None else None
+        if search is not None:  # Others may join.
+            space = optuna_search.space_for(model, target, ways)
+            study = optuna_search.Trials(space, goal, journal.folder, storage, trials, seed)
+            points = loop.run_trials(study, dense)
     return _result(target, goal, points, journal.folder, [*notes, *more])
 
 

@@ -30,8 +30,11 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
     """
     notes = []
     prepared, share, channels = False, 0.0, False
-    if goal.size is None:
+    if goal.size is None and not target.rules:
+        notes.append(f"zeros were not tried: {target.name} has no use for them")
+    elif goal.size is None:
         prepared, share = _sparse(model, target, notes)
+    if goal.size is None:
         channels = _channels(model, notes)
     kinds = _QUANTIZE[target.format]
     if judge.judged == "model":
@@ -68,7 +71,8 @@ def _sparse(model, target, notes):
         changed = prepare(model, target)[0] if prepared else model
         chosen = for_target(changed, target, _TYPICAL)
     except ValueError as error:
-        notes.append(f"zeros were not tried: {error}")
+        why = str(error).partition(" Take channels instead")[0]  # They are tried as well.
+        notes.append(f"zeros were not tried: {why}")
         return False, 0.0
     counted = count_flops(changed)
     faster = sum(layer.flops for layer in counted if layer.name in chosen)

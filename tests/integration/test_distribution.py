@@ -48,6 +48,32 @@ for policy, criterion, built, penalty in (
     print("ok", policy, criterion, built)
 """
 
+SEARCH = """
+import sys, numpy as np, tensorflow as tf, keras, kprune
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.helpers.training import compiled, data, mlp
+x, y = data()
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = compiled(mlp(built=True), keras.optimizers.Adam())
+model.fit(x, y, batch_size=16, epochs=4, verbose=0)
+devices = []
+
+def fit(model, callbacks):
+    devices.append(len(strategy.experimental_local_results(model.trainable_variables[0].value)))
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=callbacks)
+
+def evaluate(model):
+    return model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+
+result = kprune.optimize(model, "onnxruntime", fit, evaluate, 9.0, mode="min", rounds=2,
+                         out=sys.argv[1], verbose=False)
+assert result.points[0].judged == "file"
+assert devices and set(devices) == {2}, devices
+print("ok")
+"""
+
 PARAMETER_SERVER = """
 import os
 for name in "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS":  # Servers wait for each other.
@@ -126,9 +152,12 @@ print("ok")
 """
 
 
-def run(script, pytestconfig):
+def run(script, pytestconfig, *arguments):
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=pytestconfig.rootpath, capture_output=True, text=True
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=pytestconfig.rootpath,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -141,6 +170,13 @@ def test_mirrored_strategy_has_the_same_masks_everywhere(pytestconfig):
     if backend() != "tensorflow":
         pytest.skip("tf.distribute")
     assert run(MIRRORED, pytestconfig).count("ok") == 4
+
+
+@pytest.mark.slow
+def test_a_search_trains_on_the_devices_of_the_users_model(pytestconfig, tmp_path):
+    if backend() != "tensorflow":
+        pytest.skip("tf.distribute")
+    assert run(SEARCH, pytestconfig, tmp_path / "out").count("ok") == 1
 
 
 @pytest.mark.slow
