@@ -126,6 +126,7 @@ def test_the_points_are_files_that_score_what_is_said(trained, tmp_path):
     assert model.optimizer is not None
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was(trained, tmp_path):
     """Cut short in any round, it ends as one that was not, with the rounds trained once each."""
     arguments = {"max_drop": 0.05, "rounds": 3, "verbose": False}
@@ -162,6 +163,7 @@ def test_a_search_goes_on_where_it_was(trained, tmp_path):
     assert len(fits) == sum(point.seconds.get("fit", 0) > 0 for point in whole.points) == 2
 
 
+@pytest.mark.slow
 def test_another_search_does_not_go_into_the_same_folder(trained, tmp_path):
     arguments = {"rounds": 1, "out": tmp_path, "verbose": False}
     optimize(load(trained), "onnxruntime", fit, accuracy, max_drop=0.5, **arguments)
@@ -234,6 +236,7 @@ def test_without_training(trained, tmp_path, labels):
     assert "int8" in kinds
 
 
+@pytest.mark.slow
 def test_a_round_that_was_trained_is_not_trained_again(trained, tmp_path):
     """Whatever ends the search after `fit`, the next call goes on behind it."""
     arguments = {"max_drop": 0.5, "rounds": 2, "verbose": False, "out": tmp_path / "out"}

@@ -64,6 +64,7 @@ def test_two_processes_share_the_trials_and_a_third_call_goes_on(trained, tmp_pa
     assert all((out / f"round-{n:02d}.onnx").is_file() for n in numbers[1:])
 
 
+@pytest.mark.slow
 def test_each_layer_has_its_own_width(trained, tmp_path):
     x = np.random.default_rng(0).normal(size=(60, 16)).astype("float32")
     result = optimize(
@@ -80,7 +81,8 @@ def test_each_layer_has_its_own_width(trained, tmp_path):
     assert len({tuple(p.step.widths.values()) for p in result.points[1:]}) == 3
 
 
-def test_bad_arguments(trained, tmp_path):
+def test_bad_arguments(tmp_path):
+    trained = keras.Sequential([keras.Input((16,)), keras.layers.Dense(4)])
     arguments = {"data": np.zeros((4, 16), "float32"), "out": tmp_path / "out"}
     with pytest.raises(ValueError, match="`search` is None or 'optuna'"):
         optimize(trained, "onnxruntime", search="grid", **arguments)
