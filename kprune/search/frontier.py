@@ -93,37 +93,39 @@ class OptimizeResult(Printable):
         return f"{file} ({best.step}): {_in_words(best)}; {first} of what holds ({goal})."
 
     def __rich__(self):
-        front = {point.number for point in self.frontier}
-        best = self.best.number
-        rows = []
+        made = [point if point.file else None for point in self.points]
+        key = {
+            "round": [str(point.number) for point in self.points],
+            "what is left": [str(point.step) for point in self.points],
+        }
+        worth = {
+            ">metric": [_figure(point.metric, "{:.4f}") for point in self.points],
+            ">change": [_figure(point.drop, "{:+.4f}", -1) for point in self.points],
+            ">speed": [tables.ratio(point and point.speedup) for point in made],
+            ">latency": [tables.milliseconds(point.latency) for point in self.points],
+            "verdict": self._verdicts(),
+        }
+        sizes = {
+            ">size": [tables.size(point.bytes) for point in self.points],
+            ">gzipped": [tables.size(point.gzipped_bytes) for point in self.points],
+        }
+        title = f"Optimized for {self.target}: {self.goal}"
+        notes = [self.why(), *self.notes, *self._times()]
+        return tables.Parts(key, (title, worth, notes), ("Size", sizes, []))
+
+    def _verdicts(self):
+        front, best = {point.number for point in self.frontier}, self.best.number
+        found = []
         for point in self.points:
-            verdict = f"no: {point.reason}" if point.drop is None else ""
             if point.number == best:
-                verdict = "recommended" if self.met else "the nearest"
-            elif not verdict and not self.goal.holds(point):
-                verdict = "loses too much"
-            elif not verdict and point.number in front:
-                verdict = "on the frontier"
-            rows.append(
-                (
-                    str(point.number),
-                    str(point.step),
-                    tables.MISSING if point.metric is None else f"{point.metric:.4f}",
-                    tables.MISSING if point.drop is None else f"{0.0 - point.drop:+.4f}",
-                    tables.ratio(point.speedup) if point.file else tables.MISSING,
-                    tables.milliseconds(point.latency),
-                    tables.size(point.bytes),
-                    tables.size(point.gzipped_bytes),
-                    verdict,
-                )
-            )
-        columns = ["round", "what is left", ">metric", ">change", ">speed", ">latency", ">size"]
-        return tables.table(
-            [*columns, ">gzipped", "verdict"],
-            rows,
-            title=f"Optimized for {self.target}: {self.goal}",
-            notes=[self.why(), *self.notes, *self._times()],
-        )
+                found.append("recommended" if self.met else "the nearest")
+            elif point.drop is None:
+                found.append(f"no: {point.reason}")
+            elif not self.goal.holds(point):
+                found.append("loses too much")
+            else:
+                found.append("on the frontier" if point.number in front else "")
+        return found
 
     def _times(self):
         whole = sum(sum(point.seconds.values()) for point in self.points)
@@ -159,7 +161,13 @@ class OptimizeResult(Printable):
             panel("times as fast as dense", lambda point: point.speedup),
             panel("gzipped size, share of dense", lambda point: point.size_share),
         ]
-        plots.scatter(path, panels, y="metric", title=f"{self.target}: {self.goal}")
+        plots.scatter(
+            path, panels, y="metric", title=f"{self.target}: {self.goal} (numbers are rounds)"
+        )
+
+
+def _figure(value, form, sign=1):
+    return tables.MISSING if value is None else form.format(sign * value + 0.0)
 
 
 def _beats(a, b):

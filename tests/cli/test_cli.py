@@ -145,3 +145,42 @@ def test_prune(tmp_path):
         assert result.exit_code == 1
         assert message in " ".join(result.output.split())
         assert not (tmp_path / "no.keras").exists()
+
+
+def test_optimize_refuses_in_a_line(model_file, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((8, 20), "float32"))
+    arguments = ["optimize", model_file, "--data", tmp_path / "x.npz", "--out", tmp_path / "out"]
+    for options, message in (
+        (["--target", "pi"], "`target` must be one of"),
+        (["--target", "onnxruntime", "--labels", "y"], "holds no array 'y'"),
+        (["--target", "onnxruntime", "--size", 0.1, "--latency", 0.1], "one budget"),
+    ):
+        result = kprune(*arguments, *options)
+        assert result.exit_code == 1
+        assert message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_optimize(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 16)).astype("float32")
+    y = x[:, :4].argmax(-1)
+    layers = keras.layers
+    stack = [keras.Input((16,)), layers.Dense(64, "relu"), layers.Dense(64, "relu")]
+    model = keras.Sequential([*stack, layers.Dense(4, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=10, verbose=0)
+    model.save(tmp_path / "m.keras")
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    result = kprune(
+        "optimize", tmp_path / "m.keras", "--target", "onnxruntime", "--data",
+        tmp_path / "data.npz", "--labels", "y", "--max-drop", 0.5, "--rounds", 3, "--out",
+        tmp_path / "out", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "accuracy on 200 examples" in result.output
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found == json.loads((tmp_path / "out" / "result.json").read_text())
+    assert len(found["points"]) > 1
