@@ -112,7 +112,7 @@ class Loop:
 
     def _round(self, number, step, dense, base):
         """Return the `Point` of a step, from the model of the point `base`."""
-        self._say(f"round {number} of at most {self.rounds}: {step}")
+        self._say(f"round {number} of at most {self.rounds}{self._time_left(number)}: {step}")
         keras.utils.set_random_seed(self.seed + number)
         clock = _Clock()
         try:
@@ -215,6 +215,14 @@ class Loop:
             f"  {metric}{kept}; {tables.ratio(point.speedup)} as fast{how}; {size} gzipped; "
             f"took {took}"
         )
+
+    def _time_left(self, number):
+        """How long the rest may take, by the rounds there are, in words."""
+        took = [sum(point.seconds.values()) for point in self.journal.points[1:]]
+        if not took:
+            return ""
+        left = (self.rounds - number + 1) * sum(took) / len(took)
+        return f", {datetime.timedelta(seconds=round(left))} left at most"
 
     def _say(self, text):
         console = Console(stderr=True, quiet=not self.verbose, highlight=False)

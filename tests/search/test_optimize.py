@@ -1,5 +1,6 @@
 """The whole loop on small real trainings: what it makes exists, runs, and is what it says."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -332,6 +333,25 @@ def test_a_layer_that_no_file_knows(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 1)), Unknown(), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="register_keras_serializable"):
         optimize(model, "onnxruntime", fit, accuracy, out=tmp_path, verbose=False)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_a_later_round(trained, tmp_path, monkeypatch):
+    arguments = {"max_drop": 0.5, "rounds": 2, "out": tmp_path / "out", "verbose": False}
+    save = keras.Model.save
+
+    def full(model, path, *args, **kwargs):
+        if model.count_params() < 10_000:  # Of the first round with fewer channels.
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(model, path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keras.Model, "save", full)
+        with pytest.raises(OSError, match=r"No space left.*The 2 rounds before it are there"):
+            optimize(load(trained), "onnxruntime", fit, accuracy, **arguments)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".kprune")]
+    result = optimize(load(trained), "onnxruntime", fit, accuracy, **arguments)
+    assert len(result.points) == 3
 
 
 def test_a_second_process_in_the_same_folder(trained, tmp_path):
