@@ -22,6 +22,7 @@ class Examples:
         calibration: the arrays of every other example, one for each input.
         held_out: those of the others.
         labels: of the others; None without.
+        calibration_labels: of the former.
     """
 
     def __init__(self, data, model):
@@ -39,9 +40,12 @@ class Examples:
             )
         self.calibration = [array[::2] for array in arrays]
         self.held_out = [array[1::2] for array in arrays]
-        self.labels = None
+        self.labels = self.calibration_labels = None
         if len(parts[0]) > 1 and parts[0][1] is not None:
-            self.labels = np.concatenate([np.asarray(p[1]) for p in parts])[1::2]
+            y = keras.tree.map_structure(lambda *y: np.concatenate(y), *[p[1] for p in parts])
+            self.calibration_labels, self.labels = (
+                keras.tree.map_structure(lambda leaf, s=start: leaf[s::2], y) for start in (0, 1)
+            )
         self._signature = signature
 
     def packed(self, arrays):
@@ -68,8 +72,8 @@ class Agreement:
         self._reference = run_keras(model, signature_of(model), examples.held_out)
         scores = self._reference.class_scores
         about = "agreement with the dense model"
-        if examples.labels is not None and scores == [True]:
-            labels = examples.labels
+        labels = examples.labels
+        if hasattr(labels, "shape") and scores == [True]:
             one_hot = labels.ndim > 1 and labels.shape[-1] == self._reference.outputs[0].shape[-1]
             self._labels = labels.argmax(-1) if one_hot else labels.reshape(len(labels), -1)[:, 0]
             about = "accuracy"

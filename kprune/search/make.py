@@ -75,6 +75,10 @@ class Maker:
             left = step.channels / parent.channels
             if left < 1 and step.by_latency:
                 model = prune_channels(model, latency=left, latency_model=self._times())
+            elif left < 1 and step.depth:
+                x = self._examples.packed(self._examples.calibration)
+                data, loss = (x, self._examples.calibration_labels), self._like.loss
+                model = prune_channels(model, flops=left, depth=True, data=data, loss=loss)
             elif left < 1:
                 model = prune_channels(model, flops=left)
             if step.widths:

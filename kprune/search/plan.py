@@ -36,6 +36,7 @@ class Ways:
         prepared: whether `prepare` should change the model for that.
         channels: whether channels can be removed.
         by_latency: whether that is by measured latency, where latency is the budget.
+        depth: whether whole blocks may leave with them.
         quantize: tuple of the kinds of `quantize` to try, the best first.
         trains: whether there is a `fit`.
         clusters: whether the format stores clustered weights smaller.
@@ -46,6 +47,7 @@ class Ways:
     prepared: bool
     channels: bool
     by_latency: bool
+    depth: bool
     quantize: tuple
     trains: bool
     clusters: bool
@@ -88,7 +90,7 @@ class _Plan:
             best = yield from self._climb(dense, _ByZeros(ways), spare)
         if ways.channels:
             pays = rounded is not None and rounded.speedup > best.speedup
-            best = yield from self._climb(dense if pays else best, _ByChannels(), spare)
+            best = yield from self._climb(dense if pays else best, _ByChannels(ways), spare)
         if rounded is not None and best.number and not best.step.sparsity:
             yield from self._quantized(best)
         elif ways.sparse and not zeros_first:
@@ -101,11 +103,11 @@ class _Plan:
         if self._ways.sparse:
             yield from self._approach(dense, _ByZeros(self._ways), _ByZeros.first)
         if self._ways.channels:
-            by = _ByChannels(None, self._ways.by_latency)
+            by = _ByChannels(self._ways)
             yield from self._approach(dense, by, math.sqrt(goal.budget))
             if rounded is not None and not goal.met(rounded):
                 whole = rounded.latency_share
-                by = _ByChannels(rounded.step, self._ways.by_latency)
+                by = _ByChannels(self._ways, rounded.step)
                 yield from self._approach(dense, by, goal.budget / whole, whole)
 
     def _small(self):
@@ -241,13 +243,14 @@ class _ByChannels:
 
     first, most, least = 0.6, 1.0, 0.02
 
-    def __init__(self, rounded=None, by_latency=False):
-        self._rounded, self._by_latency = rounded, by_latency
+    def __init__(self, ways, rounded=None):
+        self._rounded = rounded
+        self._how = {"by_latency": ways.by_latency, "depth": ways.depth}
 
     def step(self, parent, left):
         """The step to so much from a parent, a `Point`."""
         step = _with_rounding(parent, self._rounded)
-        return dataclasses.replace(step, channels=left, by_latency=self._by_latency)
+        return dataclasses.replace(step, channels=left, **self._how)
 
     def left(self, step):
         """How much a step leaves."""

@@ -16,6 +16,7 @@ class Step:
         parent: int, the number of the point whose model it starts from.
         channels: float, the share of the dense model's FLOPs that stays when channels are removed.
         by_latency: bool, whether that is the share of its latency instead.
+        depth: bool, whether whole blocks may leave as well, where the loss is lower so.
         sparsity: float, the share of zeros in the weights that are pruned.
         quantize: as of the exporters; None for float32.
         clusters: int, how many values a kernel may have; None for any.
@@ -28,6 +29,7 @@ class Step:
     parent: int
     channels: float = 1.0
     by_latency: bool = False
+    depth: bool = False
     sparsity: float = 0.0
     quantize: str | None = None
     clusters: int | None = None
@@ -40,7 +42,8 @@ class Step:
         parts = []
         if self.channels < 1:
             what = "latency" if self.by_latency else "FLOPs"
-            parts.append(f"channels to {self.channels:.0%} of the {what}")
+            of = "channels and blocks" if self.depth else "channels"
+            parts.append(f"{of} to {self.channels:.0%} of the {what}")
         if self.sparsity:
             parts.append(f"{self.sparsity:.1%} zeros")
         for name, chosen in {"zeros": self.layers, "of the channels": self.widths}.items():

@@ -4,7 +4,7 @@ import keras
 
 from kprune.graphs.flops import flops as count_flops
 from kprune.search.plan import Ways
-from kprune.structured import channel_groups
+from kprune.structured import channel_groups, find_blocks
 from kprune.structured.budget import Sizes
 from kprune.targets import for_target, prepare
 from kprune.targets.channels import ROUND_TO
@@ -57,6 +57,7 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         prepared=prepared,
         channels=channels,
         by_latency=by_latency,
+        depth=channels and trains and not by_latency and _depth(model, examples),
         quantize=kinds,
         trains=trains,
         clusters=clusters,
@@ -89,3 +90,13 @@ def _channels(model: keras.Model, notes: list[str]) -> bool:
         return True
     notes.append("fewer channels were not tried: none can go (see kprune.channel_groups)")
     return False
+
+
+def _depth(model, examples):
+    """Whether whole blocks can leave, and there is what to judge them by before any training."""
+    if examples is None or examples.labels is None or not (model.compiled and model.loss):
+        return False
+    try:
+        return bool(list(find_blocks(model)))
+    except ValueError:
+        return False

@@ -293,6 +293,29 @@ def test_a_train_step_of_the_users_trains_smaller_models_too(trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_blocks_leave_too_where_there_are_labels_to_judge_them_by(tmp_path):
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
+    for _ in range(3):
+        y = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+        x = layers.add([x, layers.Conv2D(16, 3, padding="same")(y)])
+    outputs = layers.Dense(4, activation="softmax")(layers.Flatten()(layers.MaxPooling2D(4)(x)))
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(X, Y, epochs=4, verbose=0)
+    # Of sizes in place of times 8 bits would take most.
+    result = optimize(
+        model, "onnxruntime", fit, accuracy, data=(X[:200], Y[:200]), out=tmp_path, rounds=2,
+        verbose=False, max_drop=1,
+    )  # fmt: skip
+    made = [point for point in result.points if point.step.channels < 1 and point.file]
+    assert made
+    assert "channels and blocks to" in str(made[0].step)
+    assert made[0].flops < 0.75 * result.points[0].flops
+
+
+@pytest.mark.slow
 def test_a_fit_that_takes_the_zeros_back_is_told_of_after_pruning(tmp_path):
     layers = keras.layers
     stack = [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(256, "relu")]

@@ -12,7 +12,7 @@ from kprune.search.plan import Ways, plan
 from kprune.search.points import Point, Step
 
 EVERYTHING = Ways(
-    sparse=True, mostly_sparse=True, prepared=True, channels=True, by_latency=True,
+    sparse=True, mostly_sparse=True, prepared=True, channels=True, by_latency=True, depth=True,
     quantize=("int8", "dynamic"), trains=True, clusters=True,
 )  # fmt: skip
 
@@ -78,7 +78,7 @@ worlds = st.builds(
 some_ways = st.builds(
     Ways,
     sparse=st.booleans(), mostly_sparse=st.booleans(), prepared=st.booleans(),
-    channels=st.booleans(), by_latency=st.booleans(),
+    channels=st.booleans(), by_latency=st.booleans(), depth=st.booleans(),
     quantize=st.sampled_from([(), ("dynamic",), ("int8", "dynamic")]),
     trains=st.booleans(), clusters=st.booleans(),
 )  # fmt: skip
