@@ -61,7 +61,7 @@ def search(folder):
     def fit(model, callbacks):
         with open(folder / "fits", "a") as lines:
             lines.write("fit\n")
-        model.fit(x[:400], y[:400], epochs=3, verbose=0, callbacks=callbacks)
+        model.fit(x[:400], y[:400], epochs=60, verbose=0, callbacks=callbacks)
 
     def evaluate(model):
         return model.evaluate(x[400:], y[400:], verbose=0, return_dict=True)["accuracy"]
@@ -82,7 +82,7 @@ def facts(folder):
 def main(
     kills: Annotated[int, typer.Option(min=0)] = 10,
     seed: Annotated[int, typer.Option()] = 0,
-    longest: Annotated[float, typer.Option(help="Seconds until a process is killed.")] = 14.0,
+    longest: Annotated[float, typer.Option(help="Seconds until a process is killed.")] = 24.0,
     child: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ):
     """Run the two searches and compare them."""
@@ -99,7 +99,7 @@ def main(
             process = subprocess.Popen([*run, str(folders[1])], start_new_session=True)
             if killed == kills:
                 break
-            time.sleep(chance.uniform(4, longest))
+            time.sleep(chance.uniform(8, longest))
             if process.poll() is not None:  # It was too quick for so many kills.
                 break
             os.killpg(process.pid, signal.SIGKILL)
