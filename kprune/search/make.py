@@ -72,17 +72,7 @@ class Maker:
                 model, _ = prepare(model, self._target)
             if self._fit is None:
                 return self._at_once(step, parent, model)
-            left = step.channels / parent.channels
-            if left < 1 and step.by_latency:
-                model = prune_channels(model, latency=left, latency_model=self._times())
-            elif left < 1 and step.depth:
-                x = self._examples.packed(self._examples.calibration)
-                data, loss = (x, self._examples.calibration_labels), self._like.loss
-                model = prune_channels(model, flops=left, depth=True, data=data, loss=loss)
-            elif left < 1:
-                model = prune_channels(model, flops=left)
-            if step.widths:
-                model = cut_to_widths(model, step.widths)
+            model = self._smaller(model, step, step.channels / parent.channels)
             model = self._of_its_class(model)
             pruning = self._pruning(step, model)
         compile_like(model, self._like)
@@ -101,6 +91,20 @@ class Maker:
             self._train(model, [*_holding(model), aware])
             model = _stripped(model)
         return model
+
+    def _smaller(self, model, step, left):
+        """The model without some channels, so that this share of it is left; trained by no one."""
+        if step.widths:
+            model = cut_to_widths(model, step.widths)
+        if left == 1:
+            return model
+        if step.by_latency:
+            return prune_channels(model, latency=left, latency_model=self._times())
+        if not step.depth:
+            return prune_channels(model, flops=left)
+        x = self._examples.packed(self._examples.calibration)
+        data = x, self._examples.calibration_labels
+        return prune_channels(model, flops=left, depth=True, data=data, loss=self._like.loss)
 
     def _times(self):
         """The latency of the dense model's cuts, measured once."""
