@@ -16,7 +16,7 @@ class LatencyBudget:
     """
 
     def __init__(self, times, graph, groups):
-        self._times, self._model = times, graph.model
+        self._times, self._model, self._file = times, graph.model, None
         self._counts = times.channels_of(graph, groups)
         if times.elsewhere:
             warn_user(
@@ -51,7 +51,9 @@ class LatencyBudget:
     def share_of(self, small, kept):
         """The measured share of the model's latency that a smaller one has, or None."""
         expected = self._times.estimate(kept) / self._times.estimate(self._counts)
-        reached = self._times.share_of(small, self._model)
+        if self._file is None and not self._times.elsewhere:
+            self._file = self._times.file_of(self._model)
+        reached = self._times.share_of(small, self._file)
         self._times.history.append((expected, reached))
         return reached
 

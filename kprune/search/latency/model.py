@@ -27,10 +27,10 @@ _DEFAULT_BLOCK = 8
 class LatencyModel(Printable):
     """Predicts the latency of a model's cuts, by operators measured in the target's runtime.
 
-    The model is exported, and each operator of the file is timed in a file of its own. Two cuts
-    are exported to see which tensors' sizes follow which channel groups. Then the operators of any
-    cut are known without exporting it; those of new sizes are timed as they are asked for, once
-    on a machine: see `KPRUNE_LATENCY_CACHE`.
+    The model is exported, and each operator of the file is timed in a file of its own. Two cuts,
+    or up to six, are exported to see which tensors' sizes follow which channel groups. Then the
+    operators of any cut are known without exporting it; those of new sizes are timed as they are
+    asked for, once on a machine: see `KPRUNE_LATENCY_CACHE`.
 
     Example:
 
@@ -177,7 +177,8 @@ class LatencyModel(Printable):
 
         Args:
             model: a Keras model.
-            whole: the other; by default the one that was given at first.
+            whole: the other, or its file as `file_of` returns it; by default the model that was
+                given at first.
 
         Returns:
             Float; None where whole files cannot be timed here.
@@ -186,12 +187,18 @@ class LatencyModel(Printable):
             return None
         with scratch() as folder:
             files = [folder / f"{name}.{self.target.format}" for name in ("dense", "small")]
-            if whole is None or whole is self._cuts.model:
-                files[0].write_bytes(self._cuts.dense)
-            else:
-                exported(whole, files[0], self.target.format, self._cuts.input_shape)
-            exported(model, files[1], self.target.format, self._cuts.input_shape)
+            files[0].write_bytes(whole if isinstance(whole, bytes) else self.file_of(whole))
+            files[1].write_bytes(self.file_of(model))
             return self._timer.whole(*files)
+
+    def file_of(self, model: keras.Model | None = None) -> bytes:
+        """Return a model's file as it is timed; by default the one that was given at first."""
+        if model is None or model is self._cuts.model:
+            return self._cuts.dense
+        with scratch() as folder:
+            path = folder / f"model.{self.target.format}"
+            exported(model, path, self.target.format, self._cuts.input_shape)
+            return path.read_bytes()
 
     @property
     def block(self) -> int:
