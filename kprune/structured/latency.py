@@ -19,9 +19,9 @@ def register(check: Callable, start: Callable) -> None:
             cannot be measured.
         start: function from the same, the model, its `ChannelGraph` and its groups to an object
             with `estimate(kept)` and `measure(kept)`, the seconds with `kept[g]` channels in the
-            g-th group, `share_of(small)`, of a smaller model's file beside the whole one's, or
-            None, `whole`, the seconds of the model as it is, and `block`, the channels that are
-            computed at once.
+            g-th group; `share_of(small, kept)`, of a smaller model's file beside the whole one's,
+            or None; `whole`, the seconds of the model as it is; `floor`, the share of these that
+            an empty file takes; and `block`, the channels that are computed at once.
     """
     _registered.update(check=check, start=start)
 
@@ -50,7 +50,9 @@ def start(model: Any, graph: Any, groups: list, **options: Any) -> Any:
 
 
 def widest_rounding(budget: Any, kept_with: Callable, share: float) -> int:
-    """Return the block, or the largest half, quarter ... of it with which the budget can be met.
+    """Return the block, or half, a quarter ... of it: the first with which the budget is met.
+
+    Where none of them meets it, the one that came nearest.
 
     Args:
         budget: what `start` returned.
@@ -58,13 +60,13 @@ def widest_rounding(budget: Any, kept_with: Callable, share: float) -> int:
             nearest to the budget.
         share: float, of the latency of the whole model.
     """
-    block = int(budget.block)
-    while block > 1:
-        reached = budget.measure(kept_with(block)) / budget.whole
-        if abs(reached - share) <= AIM * share:
+    block, away = int(budget.block), {}
+    while block:
+        away[block] = abs(budget.measure(kept_with(block)) / budget.whole - share)
+        if away[block] <= AIM * share:
             break
         block //= 2
-    return block
+    return min(away, key=away.__getitem__)  # Of equals the first, which is the largest.
 
 
 def settled(fit: Callable, budget: Any) -> Callable:

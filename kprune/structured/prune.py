@@ -216,17 +216,6 @@ def prune_channels(
         sizes = _sizes(groups, round_to, min_channels)
         return fit_budget(sizes, scores, cost, aim, isinstance(allocation, Uniform))
 
-    if timed:
-        fitted = settled(fitted, timed)
-        round_to = round_to or widest_rounding(
-            timed, lambda n: fitted(n, share * everything), share
-        )
-    round_to = round_to or _ROUND_TO
-    sizes = _sizes(groups, round_to, min_channels)
-
-    def kept_for(aim):
-        return fitted(round_to, aim)
-
     def tried(kept):
         gone = [
             group.roots[np.argsort(score, kind="stable")[: group.channels - number]]
@@ -234,14 +223,25 @@ def prune_channels(
         ]
         small = cut(graph, np.concatenate(gone))
         expected = cost(kept) / everything
-        reached = timed.share_of(small) if timed else None
+        reached = timed.share_of(small, kept) if timed else None
         if not timed:
             reached = _measured(kind, small, graph.input_shape, total)
         return small, reached or expected, expected
 
     near, enough = (NEAR_LATENCY, AIM) if timed else (NEAR, NEAR)
-    _check_reach(kind, share, cost, sizes, everything, groups, tried)
-    kept, small, reached = fit_measured(kept_for, tried, everything, share, enough)
+    finest = _sizes(groups, round_to or (1 if timed else _ROUND_TO), min_channels)
+    reached_by = timed.measure if timed else cost  # Estimates may be far off at the fewest.
+    _check_reach(kind, share, reached_by, finest, everything, groups, tried, timed)
+    if timed:
+        fitted = settled(fitted, timed)
+        round_to = round_to or widest_rounding(
+            timed, lambda n: fitted(n, share * everything), share
+        )
+    round_to = round_to or _ROUND_TO
+    sizes = _sizes(groups, round_to, min_channels)
+    kept, small, reached = fit_measured(
+        lambda aim: fitted(round_to, aim), tried, everything, share, enough
+    )
     if abs(reached - share) > near * share:
         fewest = [
             f"{group.name} ({number})"
@@ -337,7 +337,7 @@ def _sizes(groups, round_to, min_channels):
     return [Sizes(group, round_to, min_channels) for group in groups]
 
 
-def _check_reach(kind, share, cost, sizes, everything, groups, measured):
+def _check_reach(kind, share, cost, sizes, everything, groups, measured, timed):
     """Raise unless the smallest model, measured if need be, is within the budget."""
     fewest = np.array([one.smallest for one in sizes])
     least = cost(fewest) / everything
@@ -351,11 +351,13 @@ def _check_reach(kind, share, cost, sizes, everything, groups, measured):
         for group, one in zip(groups, sizes)
         if not group.frozen and len(one.allowed) == 1
     ]
+    floor = timed.floor if timed else 0.0
     raise OutOfReach(
         f"{kind}={share:g} is out of reach: with all that may go gone, {least:.3f} stays. Every "
         "group keeps its fewest channels (see `min_channels`, `round_to`)"
         + (f", which for these is all they have: {', '.join(few[:10])}" if few else "")
         + (f", and these must stay: {'; '.join(frozen[:10])}" if frozen else "")
+        + (f". A run of an empty file takes {floor:.3f} already" if floor > least / 2 else "")
         + "."
     )
 

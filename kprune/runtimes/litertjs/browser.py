@@ -43,6 +43,8 @@ _FLAGS = (
 )
 # What the page may post in one piece: more than any output of a model is, less than memory.
 _LARGEST_POST = 1 << 30
+# Of a temporary folder: Chromium makes a socket in it, whose path has at most 108 bytes.
+_LONGEST_FOLDER = 60
 _ARRAYS = {"Float32Array": "float32", "Int32Array": "int32", "Uint8Array": "uint8"}
 
 
@@ -350,5 +352,9 @@ def _chromium(program, url):
     with scratch() as profile, tempfile.TemporaryFile("w+", errors="replace") as log:
         command = [program, *_FLAGS, f"--user-data-dir={profile}", url]
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": log}
+        temporary = profile / "tmp"
+        temporary.mkdir()
+        if len(os.fsencode(temporary)) <= _LONGEST_FOLDER:  # What it leaves there is removed.
+            options["env"] = os.environ | {"TMPDIR": str(temporary)}
         with child(command, folder=profile, **options) as process:
             yield process, log

@@ -1,9 +1,6 @@
 """`prune_channels(latency=...)`: the room below asks for it here."""
 
-import warnings
-
-import numpy as np
-
+from kprune._system.warn import warn_user
 from kprune.search.latency.model import LatencyModel
 from kprune.search.latency.timers import check_target, check_threads
 from kprune.structured import latency
@@ -14,20 +11,18 @@ class LatencyBudget:
 
     Args:
         times: a `LatencyModel` of the model, or of the one that it was cut from.
-        model: the model.
+        graph: the model's `ChannelGraph`.
         groups: its `ChannelGroup`s.
     """
 
-    def __init__(self, times, model, groups):
-        self._times, self._model, self._counts = times, model, times.channels_of(groups)
-        self._is_first = np.array_equal(self._counts, times.counts)
-        self._last = None
+    def __init__(self, times, graph, groups):
+        self._times, self._model, self._file = times, graph.model, None
+        self._counts = times.channels_of(graph, groups)
         if times.elsewhere:
-            warnings.warn(
+            warn_user(
                 "The latency is predicted by a device's times of single operators; the smaller "
                 "model's file was not timed as a whole. Export both models, and time them there "
-                "with scripts/benchmark_device.py.",
-                stacklevel=5,
+                "with scripts/benchmark_device.py."
             )
 
     @property
@@ -40,21 +35,26 @@ class LatencyBudget:
         """The seconds of the model as it is."""
         return self._times.measure(self._counts)
 
+    @property
+    def floor(self):
+        """The share of the whole model's seconds that a file of next to nothing takes."""
+        return self._times.floor * self._times.seconds / self.whole
+
     def estimate(self, kept):
         """The seconds with these numbers of channels, without measuring."""
         return self._times.estimate(kept)
 
     def measure(self, kept):
         """The seconds with these numbers of channels, their operators timed."""
-        self._last = kept
         return self._times.measure(kept)
 
-    def share_of(self, small):
+    def share_of(self, small, kept):
         """The measured share of the model's latency that a smaller one has, or None."""
-        reached = self._times.share_of(small, None if self._is_first else self._model)
-        if self._last is not None:
-            whole = self._times.estimate(self._counts)
-            self._times.history.append((self._times.estimate(self._last) / whole, reached))
+        expected = self._times.estimate(kept) / self._times.estimate(self._counts)
+        if self._file is None and not self._times.elsewhere:
+            self._file = self._times.file_of(self._model)
+        reached = self._times.share_of(small, self._file)
+        self._times.history.append((expected, reached))
         return reached
 
 
@@ -76,10 +76,8 @@ def _check(target, threads, measured, latency_model):
 
 
 def _start(model, graph, groups, target, threads, measured, latency_model):
-    times = latency_model or LatencyModel(
-        graph.model, target, threads or 1, measured, input_shape=graph.input_shape
-    )
-    return LatencyBudget(times, graph.model, groups)
+    times = latency_model or LatencyModel(graph, target, threads or 1, measured)
+    return LatencyBudget(times, graph, groups)
 
 
 latency.register(_check, _start)

@@ -6,13 +6,23 @@ import json
 import os
 from pathlib import Path
 
+from kprune._system.errors import ExportError
 from kprune._system.files import replacing
 
 
 def default_cache():
-    """Return the folder of the times: `KPRUNE_LATENCY_CACHE`, or one in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KPRUNE_LATENCY_CACHE") or Path(base) / "kprune" / "latency")
+    """Return the folder of the times: `KPRUNE_LATENCY_CACHE`, or one in the user's cache.
+
+    None where the user has no home.
+    """
+    named = os.environ.get("KPRUNE_LATENCY_CACHE")
+    if named:
+        return Path(named)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return Path(base) / "kprune" / "latency"
 
 
 class Cache:
@@ -27,7 +37,8 @@ class Cache:
 
     def __init__(self, place, folder=None):
         name = hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]
-        self._place, self._path = place, Path(folder or default_cache()) / f"{name}.json"
+        folder = folder or default_cache()
+        self._place, self._path = place, folder and Path(folder) / f"{name}.json"
         self._times = self._read()
 
     def get(self, key):
@@ -41,13 +52,17 @@ class Cache:
             times: dict from keys to seconds, or None where an operator does not run alone.
         """
         self._times = self._read() | self._times | times
-        with contextlib.suppress(OSError):
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError, ExportError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path) as temporary:
                 data = {"place": self._place, "seconds": self._times}
                 temporary.write_text(json.dumps(data))
 
     def _read(self):
+        if self._path is None:
+            return {}
         try:
             times = json.loads(self._path.read_text())["seconds"]
             return {key: _seconds(value) for key, value in times.items()}

@@ -1,6 +1,9 @@
 """Operators that are timed on a device, for a target that this machine is not."""
 
+import hashlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,20 @@ import keras
 
 from kprune._system.files import destination, replacing
 from kprune._system.type_aliases import FilePath, InputShape
+from kprune._system.warn import warn_user
 from kprune.formats.tflite.single_operator import tflite_empty
 from kprune.search.latency.cuts import Cuts
 from kprune.targets.target import get_target
 
 DEVICE_SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # Of all groups' channels.
-_DENSE, _EMPTY, _CHAIN, _CHAINED = "dense", "empty", "chain", 50
+_EMPTY, _CHAIN, _CHAINED = "empty", "chain", 50
+_WRITTEN = re.compile(r"(dense-)?[0-9a-f]{24}\.tflite")
+
+
+def _dense(operators):
+    """The name of a dense file, by which it is told from other models'."""
+    keys = sorted(operator.key(operator.shapes) for operator in operators)
+    return f"dense-{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}"
 
 
 def write_operators(
@@ -40,7 +51,7 @@ def write_operators(
     Args:
         model: a built Keras model, as for `kprune.prune_channels`.
         target: a target that runs `.tflite` files, such as `"litert-arm64"`.
-        folder: where; made if it is not there.
+        folder: where; made if it is not there. What an earlier call wrote there is removed.
         free_dim: int, one size for all dynamic dimensions; `input_shape` in one number.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples, where
             the model leaves them open.
@@ -51,6 +62,7 @@ def write_operators(
     Raises:
         ValueError: a target that runs other files; a model whose file has other operators with
             fewer channels.
+        NotADirectoryError: `folder` is a file.
         ExportError: the model cannot be exported.
     """
     target, folder = get_target(target), Path(folder)
@@ -59,11 +71,16 @@ def write_operators(
             "Operators are written as .tflite files; for ONNX Runtime, prune on the machine that "
             f"the model is for. Received: target={target.name!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"'{folder}' is a file: give the path of a folder.")
     cuts = Cuts(model, target.format, free_dim, input_shape)
     if not cuts.operators:
         raise ValueError(f"There are no operators to time: {cuts.notes[-1]}.")
-    blobs = {_DENSE: cuts.dense, _EMPTY: tflite_empty(), _CHAIN: tflite_empty(1 + _CHAINED)}
+    blobs = {
+        _dense(cuts.operators): cuts.dense,
+        _EMPTY: tflite_empty(),
+        _CHAIN: tflite_empty(1 + _CHAINED),
+    }
     for operator, shapes in cuts.grid(DEVICE_SHARES):
         name = operator.key(shapes)
         if name not in blobs:
@@ -71,6 +88,10 @@ def write_operators(
                 blobs[name] = operator.file(shapes)
             except Exception:  # Of a kind that is not known here: taken to change as others do.
                 continue
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if _WRITTEN.fullmatch(path.name):
+            path.unlink()
     paths = []
     for name, blob in blobs.items():
         path = destination(folder / f"{name}.tflite", ".tflite")
@@ -95,16 +116,40 @@ class DeviceTimer:
     def __init__(self, path):
         try:
             rows = json.loads(Path(path).read_text())["rows"]
-            times = {Path(row["path"]).stem: row["median"] for row in rows}
-            self._dense, self._empty = float(times[_DENSE]), float(times[_EMPTY])
-            chain = float(times[_CHAIN])
-        except (ValueError, KeyError, TypeError) as error:
+            times = {Path(row["path"]).stem: _time(row["median"]) for row in rows}
+            (self._name,) = [name for name in times if name.startswith("dense-")]
+            self._dense, self._empty, chain = (times[n] for n in (self._name, _EMPTY, _CHAIN))
+            if not self._dense or None in (self._empty, chain):
+                raise ValueError(f"{self._name}, {_EMPTY} and {_CHAIN} have times")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} has not the times of kprune.search.write_operators' files, as "
                 "scripts/benchmark_device.py --together writes them with --json."
             ) from error
-        self._times = times
+        self._path, self._times = path, times
         self._overhead = self._empty - max(0.0, chain - self._empty) / _CHAINED
+
+    def check(self, model, operators, requests):
+        """Raise unless the times are of this model; warn where some are missing.
+
+        Args:
+            model: str, its name.
+            operators: `SingleOperator`s of its dense file.
+            requests: list of `(SingleOperator, shapes)`, what is to be known.
+        """
+        if self._name != _dense(operators):
+            raise ValueError(
+                f"{self._path} has not the times of {model!r}, but of a model with other "
+                "operators: write them again with kprune.search.write_operators, of this model and "
+                "with this release, and time them on the device."
+            )
+        names = [o.name for (o, _), time in zip(requests, self.operators(requests)) if time is None]
+        if names:
+            warn_user(
+                f"{self._path} has no times of {len(names)} of {len(requests)} operators at some "
+                f"width ({', '.join(sorted(set(names)))}), which could not be timed alone or are "
+                "missing: they are estimated from the others."
+            )
 
     def operators(self, requests, advance=lambda: None):
         """The seconds of `(SingleOperator, shapes)`; None for those that were not timed."""
@@ -122,3 +167,14 @@ class DeviceTimer:
     def whole(self, dense, small):
         """None: whole files of new models were not timed."""
         return None
+
+
+def _time(median):
+    """A file's seconds; None where it did not run."""
+    if median is None:
+        return None
+    if isinstance(median, bool) or not isinstance(median, int | float):
+        raise TypeError(f"no time: {median!r}")
+    if not 0 <= median < math.inf:
+        raise ValueError(f"no time: {median!r}")
+    return float(median)

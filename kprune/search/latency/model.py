@@ -14,7 +14,7 @@ from kprune.report.tables import Printable
 from kprune.search.latency.blocks import block_of, widths_beside
 from kprune.search.latency.cuts import Cuts
 from kprune.search.latency.device import DEVICE_SHARES
-from kprune.search.latency.operators import exported
+from kprune.search.latency.operators import exported, is_open
 from kprune.search.latency.timers import check_target, timer_for
 from kprune.search.latency.times import Times
 from kprune.structured.graph import ChannelGraph
@@ -27,10 +27,10 @@ _DEFAULT_BLOCK = 8
 class LatencyModel(Printable):
     """Predicts the latency of a model's cuts, by operators measured in the target's runtime.
 
-    The model is exported, and each operator of the file is timed in a file of its own. Two cuts
-    are exported to see which tensors' sizes follow which channel groups. Then the operators of any
-    cut are known without exporting it; those of new sizes are timed as they are asked for, once
-    on a machine: see `KPRUNE_LATENCY_CACHE`.
+    The model is exported, and each operator of the file is timed in a file of its own. Two cuts,
+    or up to six, are exported to see which tensors' sizes follow which channel groups. Then the
+    operators of any cut are known without exporting it; those of new sizes are timed as they are
+    asked for, once on a machine: see `KPRUNE_LATENCY_CACHE`.
 
     Example:
 
@@ -81,12 +81,15 @@ class LatencyModel(Printable):
         self._timer = timer or timer_for(self.target, threads, measured)
         self._times = Times(self._timer) if timer or measured else Times.kept(self._timer)
         self._cuts = Cuts(model, self.target.format, free_dim, input_shape)
-        self.name, self.notes = model.name, self._cuts.notes
+        self.name, self.notes = self._cuts.model.name, self._cuts.notes
         self._block: int | None = None
         with self._cuts.dense_file() as dense:
             self.seconds = self._timer.seconds(dense)
+        shares = DEVICE_SHARES if measured else SHARES
+        if measured:
+            self._timer.check(self.name, self._cuts.operators, self._cuts.grid(shares))
         if self._cuts.operators:
-            self._measure_grid(DEVICE_SHARES if measured else SHARES)
+            self._measure_grid(shares)
         self._base, self._scale = min(self._timer.base(), 0.9 * self.seconds), 1.0
         dense = sum(self._seconds(self.counts))
         if dense:
@@ -96,13 +99,7 @@ class LatencyModel(Printable):
         self._measure(self._cuts.grid(shares))
         known = [self._times.at(one, one.shapes) is not None for one in self._cuts.operators]
         if not any(known):
-            raise ValueError(
-                f"None of the operators of {self.name!r} could be timed alone"
-                if self._timer.anywhere
-                else f"There are no times of {self.name!r}'s operators in the file of `measured`: "
-                "write them again with kprune.search.write_operators, of this model and with this "
-                "release, and time them on the device."
-            )
+            raise ValueError(f"None of the operators of {self.name!r} could be timed alone.")
         alone = {one.name for one, timed in zip(self._cuts.operators, known) if not timed}
         if alone:
             self.notes.append(
@@ -128,17 +125,26 @@ class LatencyModel(Printable):
         """Whether the times are a device's, so that nothing can be timed here."""
         return not self._timer.anywhere
 
-    def channels_of(self, groups: Any) -> np.ndarray:
+    @property
+    def floor(self) -> float:
+        """The share of the dense file's latency that a file of next to nothing has."""
+        return self._base / self.seconds
+
+    def channels_of(self, graph: Any, groups: Any) -> np.ndarray:
         """Return how many channels a cut of the model has in each of the model's groups.
 
+        Args:
+            graph: the cut's `ChannelGraph`.
+            groups: its `ChannelGroup`s.
+
         Raises:
-            ValueError: the groups are others.
+            ValueError: no cut of that model.
         """
-        if [group.name for group in groups] != self._cuts.names:
+        if not self._cuts.includes(graph, groups):
             raise ValueError(
-                f"The latency model is of {self.name!r}, whose channel groups are others than this "
-                "model's: give it a model that prune_channels made of that one, or make another "
-                f"LatencyModel. Received groups: {[group.name for group in groups][:5]}"
+                f"The latency model is of {self.name!r}, and {graph.model.name!r} is neither that "
+                "model nor a cut of it: layers, channel groups or sizes of inputs differ. Give it "
+                "a model that prune_channels made of that one, or make another LatencyModel."
             )
         return np.array([group.channels for group in groups])
 
@@ -162,28 +168,37 @@ class LatencyModel(Printable):
         Raises:
             ValueError: no cut of that model.
         """
-        shape = self._cuts.input_shape if _is_open(model) else None
-        groups = find_groups(ChannelGraph(functional_form(model), input_shape=shape))
-        return self.measure(self.channels_of(groups))
+        shape = self._cuts.input_shape if is_open(model) else None
+        graph = ChannelGraph(functional_form(model), input_shape=shape)
+        return self.measure(self.channels_of(graph, find_groups(graph)))
 
     def share_of(self, model: keras.Model, whole: Any = None) -> float | None:
         """Return the share of another model's latency that a model has, timed side by side.
 
         Args:
             model: a Keras model.
-            whole: the other; by default the one that was given at first.
+            whole: the other, or its file as `file_of` returns it; by default the model that was
+                given at first.
 
         Returns:
             Float; None where whole files cannot be timed here.
         """
+        if self.elsewhere:
+            return None
         with scratch() as folder:
             files = [folder / f"{name}.{self.target.format}" for name in ("dense", "small")]
-            if whole is None:
-                files[0].write_bytes(self._cuts.dense)
-            else:
-                exported(whole, files[0], self.target.format, self._cuts.input_shape)
-            exported(model, files[1], self.target.format, self._cuts.input_shape)
+            files[0].write_bytes(whole if isinstance(whole, bytes) else self.file_of(whole))
+            files[1].write_bytes(self.file_of(model))
             return self._timer.whole(*files)
+
+    def file_of(self, model: keras.Model | None = None) -> bytes:
+        """Return a model's file as it is timed; by default the one that was given at first."""
+        if model is None or model is self._cuts.model:
+            return self._cuts.dense
+        with scratch() as folder:
+            path = folder / f"model.{self.target.format}"
+            exported(model, path, self.target.format, self._cuts.input_shape)
+            return path.read_bytes()
 
     @property
     def block(self) -> int:
@@ -235,7 +250,3 @@ class LatencyModel(Printable):
         notes += [f"{note}." for note in self.notes]
         title = f"Latency of {self.name} on {self.target.name}, {self.threads} thread(s)"
         return tables.table(["operator", ">how many", ">together"], rows, title=title, notes=notes)
-
-
-def _is_open(model):
-    return any(None in tensor.shape[1:] for tensor in functional_form(model).inputs)

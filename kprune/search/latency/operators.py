@@ -12,6 +12,7 @@ from kprune._system.quiet import quiet
 from kprune.export import NotFasterWarning, export_onnx, export_tflite
 from kprune.formats.onnx.single_operator import onnx_single_operators
 from kprune.formats.tflite.single_operator import tflite_single_operators
+from kprune.graphs.functional import functional_form
 
 
 def exported(model, path, format, input_shape=None):
@@ -26,21 +27,22 @@ def exported(model, path, format, input_shape=None):
     with warnings.catch_warnings(), _uneven(model):
         warnings.simplefilter("ignore", NotFasterWarning)
         export = export_tflite if format == "tflite" else export_onnx
-        sizes = input_shape if _is_open(model) else None
+        sizes = input_shape if is_open(model) else None
         export(model, path, batch_size=1, sparse=False, input_shape=sizes)
 
 
 @contextlib.contextmanager
 def _uneven(model):
-    """Have no variable whose entries are all alike, which a converter makes a scalar.
+    """Have no variable whose entries are all alike, which a converter makes a scalar or drops.
 
-    That is so before training, in biases and the statistics of norms, and not after it.
+    That is so before training, in biases and the statistics of norms, and not after it. The
+    values are in the model's own variables until the block ends: use it nowhere else meanwhile.
     """
     before = []
     try:
         for variable in model.variables:
             value = keras.ops.convert_to_numpy(variable)
-            if value.dtype.kind == "f" and value.size > 1 and (value == value.flat[0]).all():
+            if value.dtype.kind == "f" and value.size and value.ndim and np.ptp(value) == 0:
                 before.append((variable, value))
                 noise = np.random.default_rng(0).uniform(0, 0.01, value.shape)
                 variable.assign((value + noise).astype(value.dtype))
@@ -50,8 +52,9 @@ def _uneven(model):
             variable.assign(value)
 
 
-def _is_open(model):
-    return any(None in tensor.shape[1:] for tensor in model.inputs)
+def is_open(model):
+    """Whether a model leaves sizes open besides the batch."""
+    return any(None in tensor.shape[1:] for tensor in functional_form(model).inputs)
 
 
 def operators_of(path):

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 _TRIES = 200
+_MOST = 6  # Probes: each is an export.
 
 
 @dataclasses.dataclass
@@ -27,21 +28,35 @@ def probes(counts, free, seed=0):
         seed: int.
 
     Returns:
-        Int array [probes, groups]: two; or three or four, where groups are alike in fewer.
+        Int array [probes, groups]: two; or more, where groups are alike in fewer.
     """
     rng, best = np.random.default_rng(seed), None
     low = np.maximum(1, np.ceil(counts / 3).astype(int))
-    for number in (2, 3, 4):
+    for number in range(2, _MOST + 1):
+
+        def drawn(number=number):
+            return rng.integers(low, counts, (number, len(counts)), endpoint=True)
+
         for _ in range(_TRIES):
-            kept = np.where(
-                free, rng.integers(low, np.maximum(low + 1, counts), (number, len(counts))), counts
-            )
-            apart = _apart(kept[:, free] / counts[free])
-            if best is None or apart > best[0]:
-                best = apart, kept
-        if best[0] > 0:
+            kept = np.where(free, drawn(), counts)
+            again = alike(counts, free, kept)
+            kept[:, again] = drawn()[:, again]
+            judged = -alike(counts, free, kept).sum(), _apart(kept[:, free] / counts[free])
+            if best is None or judged > best[0]:
+                best = judged, kept
+        if best[0][0] == 0:
             break
     return best[1]
+
+
+def alike(counts, free, kept):
+    """Return which free groups the probes tell neither from one before nor from a constant."""
+    seen, found = {(1.0,) * len(kept)}, np.zeros(len(counts), bool)
+    for g in np.flatnonzero(free & (counts > 1)):
+        column = tuple((kept[:, g] / counts[g]).tolist())
+        found[g] = column in seen
+        seen.add(column)
+    return found
 
 
 def _apart(shares):

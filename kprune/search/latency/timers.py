@@ -29,6 +29,7 @@ _WHOLE_ROUNDS = 60  # Of whole files.
 _AT_ONCE, _BYTES_AT_ONCE = 48, 1 << 28
 _TIMEOUT = 300.0
 _CHAIN = 50
+_SAID = 500  # Characters of what a process wrote.
 _ARCHITECTURES = {"litert-x86": ("x86_64", "amd64"), "litert-arm64": ("aarch64", "arm64")}
 
 
@@ -135,7 +136,15 @@ class LocalTimer:
         """The seconds of a run that are not its operator's."""
         # Each operator has its share of what the runtime does between them.
         files = [self._nothing(1), self._nothing(1 + _CHAIN)]
-        one, many = map(statistics.median, process.run(files))
+        found = process.run(files)
+        if None in found:
+            raise RuntimeError(
+                f"The process that times operators in {self.runtime} did not start, or does not "
+                f"run a file of next to nothing: {process.said or 'it said nothing'}. See whether "
+                f"{self.runtime} {self.version} can be imported, and whether memory is left; with "
+                "a budget in `flops` nothing is timed."
+            )
+        one, many = map(statistics.median, found)
         return one - max(0.0, many - one) / _CHAIN
 
     def _nothing(self, length=1):
@@ -178,6 +187,7 @@ class _Child:
         self._config = {"suffix": timer.suffix, "threads": timer.threads, "runtimes": runtimes,
                         "folder": str(folder)}  # fmt: skip
         self._folder, self._suffix, self._stack = Path(folder), timer.suffix, None
+        self.said = ""  # The end of what the last process that was given up wrote to stderr.
         if timer.suffix == ".onnx":
             self._config["empty"] = str(self._folder / "empty.onnx")
             (self._folder / "empty.onnx").write_bytes(onnx_empty())
@@ -197,6 +207,7 @@ class _Child:
             settings["OMP_NUM_THREADS"] = str(self._config["threads"])
             options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
             options |= {"text": True, "env": os.environ | settings}
+            self._errors = errors
             self._process = stack.enter_context(child(command, **options))
             stack.callback(self._close)
             self._stack = stack.pop_all()
@@ -219,6 +230,8 @@ class _Child:
         answer = self._answer({"files": paths, "rounds": ROUNDS, "seconds": SECONDS})
         if answer is not None:
             return answer
+        self._errors.seek(0)
+        self.said = self._errors.read().decode(errors="replace").strip()[-_SAID:]
         self._stack.close()
         self._start()
         if len(paths) == 1:
@@ -231,7 +244,10 @@ class _Child:
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
         timer = threading.Timer(_TIMEOUT, self._process.terminate)
+        timer.daemon = True
         timer.start()
-        line = self._process.stdout.readline()
-        timer.cancel()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
         return json.loads(line) if line.endswith("\n") else None

@@ -4,6 +4,8 @@ import numpy as np
 
 from kprune.search.latency.cache import Cache
 
+_METHOD = 1  # Another number for another way of timing: what is on disk is measured again.
+
 
 class Times:
     """Times of operators, by a timer, and by what is on disk.
@@ -22,7 +24,7 @@ class Times:
     @classmethod
     def kept(cls, timer, folder=None):
         """Return times that are kept on disk."""
-        return cls(timer, Cache(timer.place, folder))
+        return cls(timer, Cache([_METHOD, *timer.place], folder))
 
     def measure(self, requests, show=lambda text: None):
         """Measure the operators of `(SingleOperator, shapes)` that are not known yet."""
@@ -42,9 +44,16 @@ class Times:
                 list(wanted.values()),
                 lambda: show(f"timing operators: {next(done)}/{len(wanted)} …"),
             )
-            self._known |= dict(zip(wanted, seconds))
-            if self._cache:
-                self._cache.update(dict(zip(wanted, seconds)))
+            found = dict(zip(wanted, seconds))
+            self._known |= found
+            if self._cache:  # Without those that were killed, which may run another time.
+                self._cache.update(
+                    {
+                        key: seconds
+                        for key, seconds in found.items()
+                        if seconds is not None or not _has_file(*wanted[key])
+                    }
+                )
         for operator, shapes in requests:
             seconds = self._known[operator.key(shapes)]
             if seconds is not None:
@@ -71,3 +80,11 @@ class Times:
         if work > known[-1]:
             return float(seconds[-1] * work / max(known[-1], 1))
         return float(np.interp(work, known, seconds))
+
+
+def _has_file(operator, shapes):
+    try:
+        operator.file(shapes)
+    except Exception:  # Of a kind that is not known here.
+        return False
+    return True

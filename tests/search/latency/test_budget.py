@@ -1,5 +1,7 @@
 """`prune_channels(latency=...)`, with operators whose times are a formula."""
 
+import itertools
+import json
 import warnings
 
 import keras
@@ -10,6 +12,8 @@ from keras import layers
 import kprune
 from kprune.search import LatencyModel, write_operators
 from kprune.search.latency.cuts import Cuts
+from kprune.search.latency.device import DeviceTimer
+from kprune.structured.latency import widest_rounding
 from tests.helpers.clock import Clock, device_times, net
 
 
@@ -53,7 +57,9 @@ def test_what_no_operator_has_is_corrected_by_the_whole(model, latency_of):
     latency = latency_of(clock)
     small = kprune.prune_channels(model, latency=0.6, latency_model=latency, round_to=1)
     assert latency.share_of(small) == pytest.approx(0.6, rel=0.05)
-    assert latency.history[-1][1] == pytest.approx(latency.share_of(small))
+    predicted, reached = min(latency.history, key=lambda pair: abs(pair[1] - 0.6))
+    assert reached == pytest.approx(latency.share_of(small))
+    assert predicted == pytest.approx(latency.predict(small) / latency.seconds)
 
 
 @pytest.mark.slow
@@ -89,7 +95,9 @@ def test_out_of_reach(model, latency_of):
     clock.constant = 3 * latency_of(clock).seconds
     clock.base = lambda: clock.constant
     latency = latency_of(clock)
-    with pytest.raises(ValueError, match=r"latency=0.5 is out of reach: .* stays"):
+    with pytest.raises(
+        ValueError, match=r"latency=0.5 is out of reach: .* stays.*empty file takes 0\.\d+"
+    ):
         kprune.prune_channels(model, latency=0.5, latency_model=latency)
 
 
@@ -106,21 +114,103 @@ def test_times_of_a_device(model, cuts, latency_of, tmp_path, monkeypatch):
     assert latency_of(clock).share_of(small) == pytest.approx(0.5, rel=0.1)
 
 
-def test_times_of_another_model_are_refused(model, cuts, tmp_path, monkeypatch):
+@pytest.fixture
+def device(model, cuts, tmp_path, monkeypatch):
+    """A function that cuts by a device's times, after a function has changed their rows."""
     monkeypatch.setattr("kprune.search.latency.device.Cuts", lambda *_: cuts)
     monkeypatch.setattr("kprune.search.latency.model.Cuts", lambda *_, **__: cuts)
-    paths = write_operators(model, "litert-arm64", tmp_path)
-    fields = {"latency": 0.5, "target": "litert-arm64"}
-    other = device_times(
-        [p for p in paths if p.stem in ("dense", "empty", "chain")], Clock(), tmp_path / "a.json"
-    )
-    with pytest.raises(ValueError, match="There are no times of"):
-        kprune.prune_channels(model, measured=other, **fields)
-    (tmp_path / "b.json").write_text('{"rows": []}')
+    paths = write_operators(model, "litert-arm64", tmp_path / "operators")
+    path = device_times(paths, Clock(), tmp_path / "device.json")
+
+    def pruned(change):
+        data = json.loads(path.read_text())
+        change(data["rows"])
+        path.write_text(json.dumps(data))
+        return kprune.prune_channels(model, latency=0.5, target="litert-arm64", measured=path)
+
+    return pruned
+
+
+def test_times_of_another_model_are_refused(device):
+    def renamed(rows):
+        (row,) = [row for row in rows if "/dense-" in row["path"]]
+        row["path"] = f"there/dense-{'0' * 24}.tflite"
+
+    with pytest.raises(ValueError, match=r"has not the times of .*, but of a model with other"):
+        device(renamed)
+
+
+def test_times_that_are_missing_are_said(device):
+    def without(rows):
+        del rows[5:9]
+        rows[-1]["median"] = None  # It did not run there.
+
+    with pytest.warns(UserWarning, match=r"has no times of \d+ of \d+ operators") as warned:
+        device(without)
+    assert {one.filename for one in warned if one.category is UserWarning} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("row", "median"),
+    [
+        *itertools.product(["dense-", "empty"], ["0.1", -1.0, float("nan"), float("inf"), None]),
+        ("dense-", 0),
+        ("other", True),
+    ],
+)
+def test_times_that_are_none_are_refused(tmp_path, row, median):
+    names = ["dense-1", "empty", "chain", "other"]
+    rows = [{"path": f"{name}.tflite", "median": 1.0} for name in names]
+    rows[[name.startswith(row) for name in names].index(True)]["median"] = median
+    (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
     with pytest.raises(ValueError, match=r"has not the times of kprune.search.write_operators"):
-        kprune.prune_channels(model, measured=tmp_path / "b.json", **fields)
-    with pytest.raises(FileNotFoundError, match="No such file"):
-        kprune.prune_channels(model, measured=tmp_path / "c.json", **fields)
+        DeviceTimer(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"rows": [{"path": 3}]}'])
+def test_files_without_times_are_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"has not the times of kprune.search.write_operators"):
+        DeviceTimer(tmp_path / "a.json")
+
+
+def test_operators_of_an_earlier_call_are_removed(model, cuts, tmp_path, monkeypatch):
+    monkeypatch.setattr("kprune.search.latency.device.Cuts", lambda *_: cuts)
+    (tmp_path / f"{'0' * 24}.tflite").write_text("old")
+    (tmp_path / "mine.tflite").write_text("mine")
+    paths = write_operators(model, "litert-arm64", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {p.name for p in paths} | {"mine.tflite"}
+
+
+def test_a_folder_that_is_a_file_is_named(model, tmp_path):
+    (tmp_path / "operators").write_text("")
+    with pytest.raises(NotADirectoryError, match="is a file: give the path of a folder"):
+        write_operators(model, "litert-arm64", tmp_path / "operators")
+
+
+class Budget:
+    """Whose blocks come out as told."""
+
+    block, whole = 8, 1.0
+
+    def __init__(self, reached):
+        self.reached = reached
+
+    def measure(self, kept):
+        return self.reached[kept]
+
+
+@pytest.mark.parametrize(
+    ("reached", "chosen"),
+    [
+        ({8: 0.5}, 8),
+        ({8: 0.7, 4: 0.51}, 4),
+        ({8: 0.8, 4: 0.56, 2: 0.6, 1: 0.56}, 4),
+        ({8: 0.8, 4: 0.7, 2: 0.6, 1: 0.55}, 1),
+    ],
+)
+def test_the_block_that_comes_nearest(reached, chosen):
+    assert widest_rounding(Budget(reached), lambda block: block, 0.5) == chosen
 
 
 BAD = [

@@ -68,3 +68,26 @@ def test_the_folder_is_the_users(monkeypatch, latency_cache):
     monkeypatch.delenv("KPRUNE_LATENCY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", os.sep + "caches")
     assert default_cache().parts[-3:] == ("caches", "kprune", "latency")
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch, latency_cache):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache() == latency_cache
+    monkeypatch.delenv("KPRUNE_LATENCY_CACHE")
+    assert default_cache() is None
+    cache = Cache(PLACE)
+    cache.update({"a": 1.0})
+    assert cache.get("a") == (True, 1.0)
+
+
+def test_a_move_that_fails_is_no_error(monkeypatch, tmp_path):
+    def fails(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr("os.replace", fails)
+    Cache(PLACE, tmp_path).update({"a": 1.0})
+    assert list(tmp_path.iterdir()) == []

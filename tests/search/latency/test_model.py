@@ -43,8 +43,34 @@ def test_between_widths_that_were_timed_latency_is_estimated(latency):
 
 def test_another_model_is_refused(latency):
     other = keras.Sequential([keras.Input((4,)), layers.Dense(8, name="one"), layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"channel groups are others .*Received groups"):
+    with pytest.raises(ValueError, match=r"neither that model nor a cut of it"):
         latency.predict(other)
+
+
+def changed(**options):
+    """A model like `net()`, but for this."""
+    kernel, width = options.get("kernel", 3), options.get("width", 32)
+    inputs = keras.Input((options.get("side", 8), 8, 3))
+    x = layers.Conv2D(width, kernel, padding="same", activation="relu", name="stem")(inputs)
+    y = layers.Conv2D(
+        2 * width, 3, options.get("strides", 1), "same", activation="relu", name="wide"
+    )(x)
+    y = layers.Conv2D(width, 1, options.get("back", 1), name="narrow")(y)
+    x = layers.add([layers.MaxPooling2D(options.get("strides", 1))(x), y])
+    head = layers.Dense(options.get("classes", 4), name="head")
+    return keras.Model(inputs, head(layers.GlobalAveragePooling2D()(x)))
+
+
+def test_a_smaller_one_of_the_same_names_is_no_other(latency):
+    assert latency.predict(changed(width=16)) < latency.seconds
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel": 5}, {"width": 33}, {"side": 16}, {"strides": 2}, {"classes": 3}]
+)
+def test_another_model_with_the_same_names_is_refused(latency, options):
+    with pytest.raises(ValueError, match="nor a cut of it"):
+        latency.predict(changed(**options))
 
 
 def test_blocks_are_seen_in_the_times(latency):
@@ -79,7 +105,7 @@ def test_other_operators_with_fewer_channels_leave_flops(model, monkeypatch):
 
 def test_groups_of_a_cut_are_those_of_the_model(model, latency):
     small = kprune.prune_channels(model, channels=0.5)
-    found = latency.channels_of(find_groups(ChannelGraph(small)))
+    found = latency.channels_of(graph := ChannelGraph(small), find_groups(graph))
     assert (found <= latency.counts).all()
     assert (found < latency.counts).any()
 

@@ -39,10 +39,35 @@ def recurrent():
     return keras.Model(inputs, layers.Dense(3)(layers.GRU(12)(x)))
 
 
+def narrow_dense():
+    """A DenseNet that grows by 4 channels a block: many groups of few."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same")(inputs)
+    for _ in range(5):
+        y = layers.Conv2D(16, 1, activation="relu")(layers.ReLU()(layers.BatchNormalization()(x)))
+        x = layers.Concatenate()([x, layers.Conv2D(4, 3, padding="same")(y)])
+    return keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+
+
+def squeezed():
+    """Squeeze-and-excite through two channels."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(24, 3, padding="same")(inputs)
+    for _ in range(4):
+        y = layers.Conv2D(24, 3, padding="same", activation="relu")(x)
+        z = layers.Conv2D(2, 1, activation="relu")(layers.GlobalAveragePooling2D(keepdims=True)(y))
+        z = layers.Conv2D(24, 1, activation="sigmoid")(z)
+        x = layers.add([x, layers.multiply([y, z])])
+    return keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+
+
 def run(runtime, blob):
     file = runtime(blob, 1)
     feeds = {name: np.zeros(dims, dtype) for name, (dims, dtype, _) in file.inputs.items()}
     return [value.shape for value in file(feeds).values()]
+
+
+SLOW = (convolutions, attention, recurrent, narrow_dense, squeezed)
 
 
 @pytest.mark.parametrize("format", RUNTIMES)
@@ -50,7 +75,7 @@ def run(runtime, blob):
     "make",
     [
         net,
-        *(pytest.param(m, marks=pytest.mark.slow) for m in (convolutions, attention, recurrent)),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW),
     ],
 )
 def test_operators_of_a_cut_are_foretold_and_run_alone(make, format, tmp_path):
@@ -67,6 +92,19 @@ def test_operators_of_a_cut_are_foretold_and_run_alone(make, format, tmp_path):
             RUNTIMES[format], real.file(real.shapes)
         )
         assert operator.work(shapes) <= operator.work(operator.shapes)
+
+
+@pytest.mark.slow
+def test_two_heads_stay_where_one_has_other_operators(tmp_path):
+    inputs = keras.Input((6, 24))
+    x = layers.MultiHeadAttention(2, 8, name="two")(inputs, inputs)
+    cuts = Cuts(keras.Model(inputs, layers.Dense(3)(layers.Dense(40)(x))), "tflite")
+    assert cuts.operators
+    assert [note for note in cuts.notes if "small groups" in note and "two" in note]
+    kept = np.where(cuts.free & (cuts.counts > 2), cuts.counts // 2, cuts.counts)
+    exported(cuts.cut(kept), tmp_path / "cut.tflite", "tflite")
+    there = operators_of(tmp_path / "cut.tflite")
+    assert [shapes for _, shapes in cuts.requests(kept)] == [one.shapes for one in there]
 
 
 def test_export_leaves_the_weights_as_they_were(tmp_path):

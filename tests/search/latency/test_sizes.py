@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kprune.search.latency.sizes import SizeMap, probes
+from kprune.search.latency.sizes import SizeMap, alike, probes
 
 
 def mapped(rule, counts, free=None):
@@ -95,11 +95,38 @@ def test_probes_tell_groups_apart(number):
     kept = probes(counts, np.ones(number, bool))
     assert len({tuple(column) for column in kept.T}) == number
     assert (kept >= 1).all()
-    assert (kept < counts).all()
+    assert (kept <= counts).all()
 
 
-@pytest.mark.parametrize(("number", "needed"), [(2, 2), (6, 3)])
+@pytest.mark.parametrize(("number", "needed"), [(2, 2), (6, 2), (20, 3)])
 def test_many_groups_of_few_channels_have_more_probes(number, needed):
     kept = probes(np.full(number, 4), np.ones(number, bool))
     assert len(kept) == needed
     assert len({tuple(column) for column in kept.T}) == number
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=30))
+def test_groups_of_any_counts_are_told_apart(numbers):
+    counts, free = np.array(numbers), np.ones(len(numbers), bool)
+    kept = probes(counts, free)
+    shares = {tuple(column) for column in (kept / counts).T}
+    assert len(shares - {(1.0,) * len(kept)}) == len(numbers)
+    assert (kept >= 1).all()
+    assert (kept <= counts).all()
+
+
+def test_groups_that_no_probes_tell_apart_are_counted():
+    counts, free = np.full(70, 2), np.ones(70, bool)  # Six probes have 63 columns of 1 and 2.
+    kept = probes(counts, free)
+    assert 7 <= alike(counts, free, kept).sum() < 20
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(2, 6), min_size=1, max_size=12), st.integers(0, 1000))
+def test_multiples_of_small_groups(numbers, seed):
+    def rule(kept):
+        return [((1, 6, int(k)), (3, 3, int(k), 4 * int(k)), (7,)) for k in kept]
+
+    wanted = np.random.default_rng(seed).integers(1, np.array(numbers) + 1)
+    assert mapped(rule, numbers)(wanted) == rule(wanted)

@@ -1,11 +1,16 @@
 """Operators in the real runtimes, in another process."""
 
+import json
+import threading
+from types import SimpleNamespace
+
 import pytest
 
 from kprune.formats.onnx.single_operator import onnx_empty
 from kprune.formats.single_operator import SingleOperator
 from kprune.formats.tflite.single_operator import tflite_empty
 from kprune.search.latency.timers import LocalTimer, check_target, timer_for
+from kprune.search.latency.times import Times
 
 EMPTY = {"tflite": tflite_empty, "onnx": onnx_empty}
 
@@ -85,3 +90,50 @@ def test_a_browser_that_is_missing_is_said_at_once(monkeypatch, tmp_path):
 def test_threads_are_numbers(threads):
     with pytest.raises(ValueError, match="`threads` must be a positive int"):
         timer_for(check_target("onnxruntime"), threads)
+
+
+def test_a_process_that_does_not_start_says_why(monkeypatch, tmp_path):
+    from kprune.search.latency import timers
+
+    (tmp_path / "worker.py").write_text("import sys; sys.exit('no library for that')")
+    monkeypatch.setattr(timers.worker, "__file__", str(tmp_path / "worker.py"))
+    with pytest.raises(RuntimeError, match=r"did not start.*no library for that"):
+        LocalTimer("tflite").operators([(operator(tflite_empty()), ((1,),))])
+
+
+def test_ctrl_c_leaves_no_thread_that_waits(tmp_path):
+    from kprune.search.latency.timers import _Child
+
+    class Pipe:
+        def write(self, text):
+            pass
+
+        flush = terminate = lambda self: None
+
+        def readline(self):
+            raise KeyboardInterrupt
+
+    process = _Child(LocalTimer("tflite"), tmp_path)
+    process._process = SimpleNamespace(stdin=Pipe(), stdout=Pipe(), terminate=Pipe().terminate)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        process._answer({})
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(5)
+    assert threading.active_count() <= before
+
+
+def test_only_times_and_what_has_no_file_are_kept(latency_cache):
+    class Killed:
+        place = ("killed",)
+
+        def operators(self, requests, advance):
+            return [None, None, 2.0]
+
+    made = [operator(b"1"), operator(None), operator(b"22")]
+    requests = [(one, ((i,),)) for i, one in enumerate(made)]
+    Times.kept(Killed()).measure(requests)
+    (path,) = latency_cache.iterdir()
+    keys = [one.key(shapes) for one, shapes in requests]
+    assert json.loads(path.read_text())["seconds"] == {keys[1]: None, keys[2]: 2.0}
