@@ -72,7 +72,11 @@ def build(case, shape, cell):
     }
     if case in applications:
         make, width = applications[case]
-        return make(shape, alpha=width, weights=None, classes=10)
+        model = make(shape, alpha=width, weights=None, classes=10)
+        for layer in model.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.momentum = 0.9  # MobileNetV2's 0.999 is for many more steps than these.
+        return model
 
     recurrent = {"gru": layers.GRU, "lstm": layers.LSTM}[cell]
     stack = [
