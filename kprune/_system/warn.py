@@ -1,6 +1,6 @@
 """Warnings that name the line of the user, however deep in kprune they are given."""
 
-import sys
+import inspect
 import warnings
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def warn_user(message):
     Args:
         message: str, of a `UserWarning`.
     """
-    level, frame = 1, sys._getframe()
+    level, frame = 1, inspect.currentframe()
     while frame is not None and Path(frame.f_code.co_filename).is_relative_to(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)

@@ -30,7 +30,7 @@ class OnnxRuntime:
             source, options, providers=["CPUExecutionProvider"]
         )
         self.version = onnxruntime.__version__
-        self.inputs = {node.name: _described(node) for node in self._session.get_inputs()}
+        self.inputs = {node.name: described(node) for node in self._session.get_inputs()}
         self._outputs = [node.name for node in self._session.get_outputs()]
 
     def prepare(self, feeds):
@@ -51,7 +51,8 @@ class OnnxRuntime:
         return self.run()
 
 
-def _described(node):
+def described(node):
+    """Return (dims, dtype, False) of an input, as `OnnxRuntime.inputs` has them."""
     dims = [size if isinstance(size, int) and size > 0 else None for size in node.shape]
     dtype = node.type.removeprefix("tensor(").removesuffix(")")
     return dims, _DTYPES.get(dtype, dtype), False

@@ -83,6 +83,7 @@ def test_loops_that_would_crash_the_calibrator_are_refused(tmp_path):
         export_tflite(model, tmp_path / "m.tflite", quantize="int8", representative_data=data)
 
 
+@pytest.mark.slow
 def test_embedding_to_int8_but_not_to_int16x8(tmp_path):
     model = ZOO["embedding"]()
     ids = np.random.default_rng(0).integers(0, 50, (30, 12))
@@ -146,6 +147,7 @@ def test_sparse_encoding_is_smaller_and_read_back_exactly(quantize, wide, tmp_pa
     assert {weight.name: weight.sparsity for weight in sparse.weights} == pytest.approx(zeros)
 
 
+@pytest.mark.slow
 def test_sparse_blocks(wide, tmp_path):
     kernel = wide.get_layer("blocks").kernel
     dense = np.random.default_rng(0).normal(size=kernel.shape) / 32

@@ -21,7 +21,7 @@ NAMES = [
 ]
 
 
-@pytest.mark.fast_for("keras_transformer")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_from_the_cut_to_the_files(name, tmp_path):
     keras.utils.set_random_seed(0)

@@ -1,8 +1,10 @@
 """What a browser leaves in the temporary folder is removed."""
 
 import os
+import shutil
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +13,11 @@ from kprune.runtimes.litertjs import browser
 
 @pytest.mark.skipif(os.name != "posix", reason="the program is a shell script")
 @pytest.mark.parametrize("length", [0, 80])
-def test_temporary_files_of_the_browser_are_removed(tmp_path, monkeypatch, length):
+def test_temporary_files_of_the_browser_are_removed(tmp_path, monkeypatch, request, length):
     """But where a socket's path would be too long, it has the user's folder."""
-    base = tmp_path if length else tmp_path.parents[1]
-    if length:
-        base = base / ("x" * length)
-        base.mkdir()
+    base = tmp_path / ("x" * length) if length else Path(tempfile.mkdtemp(dir="/tmp"))
+    base.mkdir(exist_ok=True)
+    request.addfinalizer(lambda: shutil.rmtree(base))
     monkeypatch.setattr(tempfile, "tempdir", str(base))
     monkeypatch.delenv("TMPDIR", raising=False)
     program, said = tmp_path / "browser", tmp_path / "said"

@@ -106,6 +106,7 @@ def test_evaluate_is_of_the_file_with_the_users_loss_and_metrics(tmp_path):
     assert judge.judged == "file"
 
 
+@pytest.mark.slow
 def test_an_evaluate_that_needs_the_keras_model_gets_it(tmp_path):
     model = classifier()
     path = tmp_path / "m.tflite"
@@ -116,7 +117,7 @@ def test_an_evaluate_that_needs_the_keras_model_gets_it(tmp_path):
     assert "list index out of range" in judge.reason
 
 
-@pytest.mark.fast_for("None", "nan")
+@pytest.mark.fast_for("nan")
 @pytest.mark.parametrize("value", [None, {"accuracy": 1.0}, [1.0], "0.9", np.zeros(2), np.nan])
 def test_what_is_no_number_is_refused(tmp_path, value):
     model = classifier()
@@ -127,6 +128,7 @@ def test_what_is_no_number_is_refused(tmp_path, value):
         Judge(lambda m: value, model).of_dense(path, names, model)
 
 
+@pytest.mark.slow
 def test_an_error_of_evaluate_is_the_users(tmp_path):
     model = classifier()
     path = tmp_path / "m.tflite"

@@ -220,7 +220,7 @@ def test_a_size_is_reached(trained, tmp_path):
     assert predicted(result.best.path) == pytest.approx(result.best.metric)
 
 
-@pytest.mark.fast_for("labels")
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [False, True], ids=["agreement", "labels"])
 def test_without_training(trained, tmp_path, labels):
     data = (X, Y) if labels else X
@@ -393,7 +393,7 @@ def elsewhere(model, callbacks):
     other.fit(X, Y, verbose=0, callbacks=callbacks)
 
 
-@pytest.mark.fast_for("untrained")
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [untrained, elsewhere])
 def test_a_fit_that_does_not_train(trained, tmp_path, bad):
     with pytest.raises(ValueError, match="`fit` has"):

@@ -47,6 +47,7 @@ def test_zeros_that_pay_nowhere_are_warned_of_in_one_line(tmp_path):
     assert "no faster than dense" in " ".join(last.split())
 
 
+@pytest.mark.fast_for("litert-x86-0.5")
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
 @pytest.mark.parametrize("target", ["litert-x86", "litert-wasm"])
 def test_what_is_advised_helps(sparsity, target, tmp_path):

@@ -311,6 +311,7 @@ def test_several_optimizers_are_refused():
         fit(compiled(model), adaptive(), cliff(1), epochs=2)
 
 
+@pytest.mark.slow
 def test_each_model_has_a_search_of_its_own():
     schedule, other, model = adaptive(patience=1), compiled(mlp()), compiled(mlp())
     pruning = kprune.Pruning(schedule=schedule)
@@ -339,6 +340,7 @@ def test_a_model_with_zeros_wants_a_baseline():
         fit(model, adaptive(baseline=0.9), cliff(1), epochs=2)
 
 
+@pytest.mark.slow
 def test_what_is_better_is_asked_of_the_metric():
     model = compiled(mlp(), metrics=["accuracy", keras.metrics.SparseCategoricalCrossentropy()])
     x, y = data(64)

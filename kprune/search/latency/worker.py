@@ -76,7 +76,7 @@ class OnnxRuntime:
         )
         self._session = self._make()
         runtimes = _module(config["runtimes"], "onnxruntime")
-        inputs = {node.name: runtimes._described(node) for node in self._session.get_inputs()}
+        inputs = {node.name: runtimes.described(node) for node in self._session.get_inputs()}
         feeds = _filled(inputs)
         self.run = lambda: self._session.run(None, feeds)
         self.run()

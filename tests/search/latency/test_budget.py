@@ -90,6 +90,7 @@ def test_coarse_blocks_give_way_where_the_budget_is_out_of_reach():
     assert latency.share_of(small) == pytest.approx(0.4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_out_of_reach(model, latency_of):
     clock = Clock()
     clock.constant = 3 * latency_of(clock).seconds

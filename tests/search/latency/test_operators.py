@@ -107,6 +107,7 @@ def test_two_heads_stay_where_one_has_other_operators(tmp_path):
     assert [shapes for _, shapes in cuts.requests(kept)] == [one.shapes for one in there]
 
 
+@pytest.mark.slow
 def test_export_leaves_the_weights_as_they_were(tmp_path):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.BatchNormalization()])
     before = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]

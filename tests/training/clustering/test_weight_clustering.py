@@ -78,6 +78,7 @@ def test_kmeans_is_at_a_fixed_point(values, clusters):
         np.testing.assert_array_equal(centroids, np.unique(values))
 
 
+@pytest.mark.fast_for("0.4-7")
 @pytest.mark.parametrize("clusters", [1, 2, 7, 16])
 @pytest.mark.parametrize("gap", [0.0, 0.4])
 def test_kmeans_is_scikit_learns(clusters, gap):

@@ -109,6 +109,7 @@ def test_a_loaded_model_needs_the_callback_again(tmp_path):
         loaded.fit(x, y, verbose=0)
 
 
+@pytest.mark.slow
 def test_which_layers_are_wrapped():
     tokens = keras.Input((6,), dtype="int32")
     x = layers.Embedding(30, 8)(tokens)
