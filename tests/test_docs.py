@@ -58,7 +58,7 @@ def test_the_code_of_the_page_on_optimize_runs(tmp_path, monkeypatch):
     names = run(ROOT / "docs" / "optimize.md")
     assert Path(names["best"]).is_file()
     assert names["small"].met
-    assert len(names["result"].points) == 4
+    assert len(names["result"].points) == 3
 
 
 @pytest.mark.slow

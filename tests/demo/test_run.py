@@ -39,7 +39,9 @@ def run(tmp_path_factory):
     arrays = some_digits(folder / "some.npz")
     out = folder / "made" / "here"
     command = ["demo", "--data", folder / "some.npz", "--out", out, "--epochs", 8]
-    result = CliRunner().invoke(app, [str(part) for part in command])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("kprune.demo.run._ROUNDS", 2)
+        result = CliRunner().invoke(app, [str(part) for part in command])
     assert result.exit_code == 0, result.output
     return out, arrays, result.output
 

@@ -145,7 +145,7 @@ def _short(tmp_path, monkeypatch):
         return fit(self, *args, epochs=min(epochs, 2), verbose=0, **kwargs)
 
     def eager(self, *args, **kwargs):
-        return compile_(self, *args, run_eagerly=True, **kwargs)
+        return compile_(self, *args, **{"run_eagerly": True} | kwargs)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KPRUNE_LATENCY_CACHE", str(tmp_path))
