@@ -53,8 +53,7 @@ def bars(path, labels, panels, *, title=None):
     axes[0].invert_yaxis()
     if title:
         figure.suptitle(title, fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    _write(figure, path)
 
 
 def lines(path, x, series, *, labels, title=None):
@@ -83,8 +82,7 @@ def lines(path, x, series, *, labels, title=None):
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7, frameon=False)
     if title:
         axis.set_title(title, fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    _write(figure, path)
 
 
 def scatter(path, panels, *, y, title=None):
@@ -117,8 +115,7 @@ def scatter(path, panels, *, y, title=None):
     axes[0].legend(fontsize=8, frameon=False)
     if title:
         figure.suptitle(title, fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    _write(figure, path)
 
 
 def check(path):
@@ -136,3 +133,8 @@ def _figure(width, height):
 
     # Figure, not pyplot: no window system, no global state, nothing to close.
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _write(figure, path):
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, bbox_inches="tight")

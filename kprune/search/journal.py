@@ -61,6 +61,12 @@ class Journal:
         files.destination(self.folder / _NAME, ".json")
         self._read()
 
+    @property
+    def key(self):
+        """A name of the search, the same in every process and folder."""
+        about = json.dumps(self._about, sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
+
     def _read(self):
         self.points, self.trained = [], None
         path = self.folder / _NAME

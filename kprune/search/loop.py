@@ -1,6 +1,5 @@
 """The rounds of a search: make, train, export, judge and time a model; keep it, or go back."""
 
-import contextlib
 import dataclasses
 import datetime
 import gc
@@ -94,14 +93,16 @@ class Loop:
     def run(self, ways, dense):
         """Do what the plan asks for; return all points."""
         steps, answer = plan(self.goal, ways, dense, self.rounds), None
-        with contextlib.suppress(StopIteration):
-            for _ in range(self.rounds):
-                step = next(steps) if answer is None else steps.send(answer)
-                number, answer = self.journal.number_of(step)
-                if answer is None:
-                    base = self.journal.points[step.parent] if self.make.trains else dense
-                    answer = self._round(number, step, dense, base)
-                    self.journal.add(answer)
+        for _ in range(self.rounds):
+            try:
+                step = steps.send(answer)  # None starts it.
+            except StopIteration:
+                break
+            number, answer = self.journal.number_of(step)
+            if answer is None:
+                base = self.journal.points[step.parent] if self.make.trains else dense
+                answer = self._round(number, step, dense, base)
+                self.journal.add(answer)
         return self.journal.points
 
     def run_trials(self, trials, dense):

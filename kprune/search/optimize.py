@@ -162,7 +162,7 @@ def optimize(
             points = loop.run(ways, dense) if search is None else None
         if search is not None:  # Others may join.
             space = optuna_search.space_for(model, target, ways)
-            study = optuna_search.Trials(space, goal, journal.folder, storage, trials, seed)
+            study = optuna_search.Trials(space, goal, journal, storage, trials, seed)
             points = loop.run_trials(study, dense)
     return _result(target, goal, points, journal.folder, [*notes, *more])
 

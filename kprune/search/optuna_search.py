@@ -21,24 +21,25 @@ class Trials:
     Args:
         space: a `Space`.
         goal: a `Goal`, whose drop and budget are the study's two objectives, both minimized.
-        folder: `Path`, where its journal is, with no `storage`.
+        journal: the `Journal` of the search, by which its study is told from others in a
+            `storage`, and in whose folder Optuna's own is without one.
         storage: as of `optuna.create_study`; None for a journal file.
         trials: int, how many there should be in all.
         seed: int.
     """
 
-    def __init__(self, space, goal, folder, storage, trials, seed):
+    def __init__(self, space, goal, journal, storage, trials, seed):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if storage is None:
-            backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.log"))
+            backend = optuna.storages.journal.JournalFileBackend(str(journal.path("optuna.log")))
             storage = optuna.storages.JournalStorage(backend)
         self._space, self._goal, self._most = space, goal, trials
         self._failed = optuna.trial.TrialState.FAIL
         self._study = optuna.create_study(
             storage=storage,
-            study_name=f"kprune-{folder.name}",
+            study_name=f"kprune-{journal.key}",
             load_if_exists=True,
             directions=["minimize", "minimize"],
         )

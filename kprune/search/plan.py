@@ -15,10 +15,8 @@ _CLOSE = 1.15  # Between what held and what did not, so that nothing between the
 _LITTLE, _MUCH = 0.25, 0.75  # Of the drop that is allowed.
 _LONGER, _SHORTER = 1.5, 0.6  # So much is the next stride, of the last.
 _TRIALS = 5  # To come near a budget by one way.
-_INSIDE, _MIDDLE = (
-    0.93,
-    0.97,
-)  # Of a budget: nearer to it, accuracy would gain little from more of the model.
+# Of a budget. Nearer to it, accuracy would gain little from more of the model.
+_INSIDE, _MIDDLE = 0.93, 0.97
 _SAME = 0.01  # Of what is left: so little more or less changes nothing.
 _CLUSTERS = 16
 _CODES = 0.25  # What weights in 8 bits take, as a share of those in float32.

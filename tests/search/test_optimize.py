@@ -383,6 +383,15 @@ def test_a_second_process_in_the_same_folder(trained, tmp_path):
         optimize(load(trained), "onnxruntime", fit, accuracy, **arguments)
 
 
+@pytest.mark.slow
+def test_a_fit_whose_data_end_does_not_end_the_search_in_silence(trained, tmp_path):
+    def out_of_data(model, callbacks):
+        next(iter(()))
+
+    with pytest.raises(StopIteration):
+        optimize(load(trained), "onnxruntime", out_of_data, accuracy, out=tmp_path, verbose=False)
+
+
 def untrained(model, callbacks):
     pass
 

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from kprune.search import optimize
+from kprune.search.goal import make_goal
+from kprune.search.journal import Journal
+from kprune.search.optuna_search import Space, Trials
+from kprune.search.points import Point
 
 pytest.importorskip("optuna")
 
@@ -79,6 +83,18 @@ def test_each_layer_has_its_own_width(trained, tmp_path):
             assert width % 8 == 0
             assert abs(width - 32 * share) <= 4.01 or width == 8
     assert len({tuple(p.step.widths.values()) for p in result.points[1:]}) == 3
+
+
+def test_searches_of_two_models_share_a_storage_and_no_study(tmp_path):
+    goal, storage = make_goal(0.1, False, None, None, "max"), f"sqlite:///{tmp_path}/study.db"
+    space = Space([], ["a"], (None,), False)
+    for model in ("one", "another"):
+        journal = Journal(tmp_path / model / "optimized", {"model": model})
+        trials = Trials(space, goal, journal, storage, 1, 0)
+        number, step, tell = next(iter(trials))
+        assert number == 1
+        tell(Point(number, step, metric=0.9, drop=0.0, file="f"))
+        assert [point.step for point in trials.points] == [step]
 
 
 def test_bad_arguments(tmp_path):
