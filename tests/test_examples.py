@@ -103,3 +103,10 @@ def test_optimize(tmp_path):
     path = re.search(r"the model that (\S+) was made from: (0\.\d+)", printed)
     assert Path(path[1]).is_file()
     assert float(path[2]) > 0.2
+
+
+@pytest.mark.slow
+def test_half_latency(tmp_path):
+    printed, _ = run("half_latency.py", "--train-size", 1000, "--epochs", 1, "--out", tmp_path)
+    assert re.search(r"^by latency: \d\.\d+, test accuracy 0\.\d+", printed, re.M)
+    assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "dense.onnx").stat().st_size

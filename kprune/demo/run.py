@@ -161,7 +161,9 @@ def _optimize(dense, train, batch_size, epochs, out, seed, stage):
             found[f"optimized{suffix}"] = best.step
             if suffix == ".onnx":
                 shutil.copyfile(best.model, out / "optimized.keras")
-                found["optimized.keras"] = f"the model that {suffix} was made from, {best.step}"
+                found["optimized.keras"] = (
+                    f"the model that optimized{suffix} was made from, {best.step}"
+                )
     return found
 
 
