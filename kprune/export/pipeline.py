@@ -1,6 +1,7 @@
 """The one way every file is made: convert, run beside Keras, compare, and only then keep."""
 
 import contextlib
+import dataclasses
 import gzip
 import math
 import time
@@ -36,6 +37,42 @@ _COMPUTED_IN_FLOAT = (None, "float16")  # Other files are chosen for more than t
 _VERIFIED_CALIBRATION_SAMPLES = 64
 
 
+@dataclasses.dataclass
+class Verified:
+    """A file that has run in its runtime and agrees with Keras, before it is kept.
+
+    Attributes:
+        blob: its bytes.
+        request: the `Request` that it was made by.
+        arrays: what it ran on: one array for each input, samples along the first axis.
+        outputs: what it gave, in the order of `request.outputs`.
+        model: the Keras model that it was converted from.
+    """
+
+    blob: bytes
+    request: Request
+    arrays: list
+    outputs: list
+    model: keras.Model
+
+
+@dataclasses.dataclass
+class Finished:
+    """What a target makes of a verified file.
+
+    Attributes:
+        blob: the bytes of the file that is kept.
+        beside: the bytes of each file of `Format.beside`.
+        notes: sentences for the report.
+        facts: fields of the report.
+    """
+
+    blob: bytes
+    beside: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+    facts: dict = dataclasses.field(default_factory=dict)
+
+
 class Format:
     """What a format brings along: see `TFLite` in tflite.py, `ONNX` in onnx.py."""
 
@@ -58,6 +95,14 @@ class Format:
     def outlooks(self, blob, request, model):
         """Return an `Outlook` for each target that a file with zeros is for."""
         raise NotImplementedError
+
+    def beside(self, path):
+        """Return the paths of the files that are written beside the one at `path`."""
+        return []
+
+    def finish(self, verified, show):
+        """Return the `Finished` of a `Verified`; `show` tells the user what is done."""
+        return Finished(verified.blob)
 
 
 def export(
@@ -84,12 +129,17 @@ def export(
     checks.require_batch_size(batch_size)
     warn_if_unmet(model, "exported", stacklevel=4)
     path = files.destination(path, f".{format.suffix}")
+    beside = [files.destination(each, each.suffix) for each in format.beside(path)]
     signature = sized_signature(model, signature_of(model, inputs), input_shape)
     file_signature = signature.with_batch(batch_size)
     arrays, calibration, notes = _data(model, signature, inputs, representative_data, batch_size)
 
-    # The new file is there before the work, so that what is wrong with its place is, too.
-    with workplace(), files.replacing(path) as temporary, progress() as show:
+    # New files are there before the work, so that what is wrong with their place is, too. The
+    # first is moved to its place last.
+    with workplace(), contextlib.ExitStack() as places, progress() as show:
+        temporary, *others = (
+            places.enter_context(files.replacing(each)) for each in (path, *beside)
+        )
         show(f"running '{model.name}' in Keras …")
         reference = verification.run_keras(model, signature, arrays)
         notes += _reference_notes(model, signature, arrays, reference)
@@ -110,6 +160,12 @@ def export(
         differences = verification.compare_all(reference, outputs)
         reason = calibration and too_different(signature, calibration, request.quantize)
         verification.check(differences, request.quantize, tolerance, reason)
+        done = format.finish(Verified(blob, request, arrays, outputs, made.model), show)
+        notes += done.notes
+        for place, where, data in zip(
+            [temporary, *others], [path, *beside], [done.blob, *done.beside]
+        ):
+            files.write(place, data, where)
         weights, note = _stored_weights(made.model, format.constants(blob))
         notes += note + _float_note(weights, request.quantize)
         outlooks = []
@@ -123,8 +179,8 @@ def export(
         path=str(path),
         format=format.suffix,
         quantize=request.quantize,
-        bytes=len(blob),
-        gzipped_bytes=len(gzip.compress(blob, 9, mtime=0)),
+        bytes=len(done.blob),
+        gzipped_bytes=len(gzip.compress(done.blob, 9, mtime=0)),
         max_abs_diff=max(d.max_abs_diff for d in differences),
         max_rel_diff=max(d.max_rel_diff for d in differences),
         top1_agreement=min(agreements, default=None),
@@ -135,6 +191,8 @@ def export(
         notes=notes,
         rewrites=made.rewrites,
         outlooks=outlooks,
+        beside=[str(each) for each in beside],
+        **done.facts,
     )
 
 

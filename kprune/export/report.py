@@ -44,6 +44,7 @@ class ExportReport:
         rewrites: what was rewritten for sparse kernels, in a copy of the model.
         outlooks: an `Outlook` for each target that the file is for, where a weight is at least 30%
             zero: whether it is faster there than dense, why, and what would be.
+        beside: the other files that were written.
     """
 
     path: str
@@ -61,6 +62,7 @@ class ExportReport:
     notes: list[str]
     rewrites: list[str] = dataclasses.field(default_factory=list)
     outlooks: list[Outlook] = dataclasses.field(default_factory=list)
+    beside: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def targets(self) -> dict[str, float]:
@@ -124,6 +126,8 @@ class ExportReport:
             yield "top-1 agreement", tables.percent(self.top1_agreement)
         if self.sparsity is not None:
             yield "sparsity", tables.percent(self.sparsity)
+        for path in self.beside:
+            yield "and", path
         yield "time", f"{self.seconds:.1f} s"
         for change in self.rewrites:
             yield "rewritten", change

@@ -107,10 +107,10 @@ def _changed(found):
 
 
 def targets_for(target):
-    """The targets a `.tflite` file is for: the one named, or all that run such files."""
+    """The targets a `.tflite` file is for: the one named, or those it must always be fit for."""
     if target is not None:
         return [get_target(target)]
-    return [each for each in TARGETS.values() if each.format == "tflite"]
+    return [each for each in TARGETS.values() if each.format == "tflite" and each.always]
 
 
 def _slower_blocks(blob, quantize, target):

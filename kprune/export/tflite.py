@@ -185,6 +185,12 @@ def export_tflite(
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
     if target is not None and get_target(target).format != "tflite":
         raise ValueError(f"The target {target!r} does not run .tflite files: see `export_onnx`.")
+    allowed = None if target is None else get_target(target).quantize
+    if allowed is not None and quantize not in allowed:
+        raise ValueError(
+            f"The target {target!r} runs files with quantize in {allowed} only. Received: "
+            f"quantize={quantize!r}"
+        )
     if target is not None and get_target(target).fixed_shapes and batch_size is None:
         raise ValueError(
             f"The target {target!r} runs files of a fixed batch size only. Received: "

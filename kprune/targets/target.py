@@ -47,6 +47,8 @@ class Target:
         rules: a `Rule` for each kernel with which zeros are faster; none where all is computed
             densely.
         fixed_shapes: whether it runs only files without a dynamic dimension, such as the batch's.
+        quantize: the settings of an export's `quantize` whose files it runs; None for all.
+        always: whether a file must be fit for it where no target is named.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Target:
     format: str
     rules: tuple = ()
     fixed_shapes: bool = False
+    quantize: tuple | None = None
+    always: bool = True
 
     def rule(self, kernel: str) -> Any:
         """Return the `Rule` of a kernel; None where the target has none such."""
