@@ -33,14 +33,15 @@ def main(
     target: Annotated[str, typer.Option(help="Where it will run.")] = "onnxruntime",
     latency: Annotated[float, typer.Option(help="The share that stays.")] = 0.5,
     epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 3,
-    train_size: Annotated[int | None, typer.Option(help="How many images to train on.")] = None,
+    size: Annotated[int | None, typer.Option(help="How many images of each set.")] = None,
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
 ):
     """Train the network, cut it, fine-tune it, and time both files."""
     keras.utils.set_random_seed(0)
     data = np.load(data_dir / "fashion_mnist.npz", allow_pickle=False)
     x, x_test = (data[name][..., None].astype("float32") / 255 for name in ("x_train", "x_test"))
-    x, y, y_test = x[:train_size], data["y_train"][:train_size], data["y_test"]
+    y, y_test = data["y_train"], data["y_test"]
+    x, y, x_test, y_test = (array[:size] for array in (x, y, x_test, y_test))
 
     def train(model):
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])

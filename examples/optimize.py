@@ -36,14 +36,15 @@ def main(
     epochs: Annotated[int, typer.Option(min=1, help="Of the dense training.")] = 5,
     tuning: Annotated[int, typer.Option(min=1, help="Epochs of each round.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 8,
-    train_size: Annotated[int | None, typer.Option(help="How many images to use.")] = None,
+    size: Annotated[int | None, typer.Option(help="How many images of each set.")] = None,
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("optimized"),
 ):
     """Train the network, search for its best file, and test that."""
     keras.utils.set_random_seed(0)
     data = np.load(data_dir / "fashion_mnist.npz", allow_pickle=False)
     x, x_test = (data[name][..., None].astype("float32") / 255 for name in ("x_train", "x_test"))
-    x, y, y_test = x[:train_size], data["y_train"][:train_size], data["y_test"]
+    y, y_test = data["y_train"], data["y_test"]
+    x, y, x_test, y_test = (array[:size] for array in (x, y, x_test, y_test))
     held_out = int(len(x) * HELD_OUT)
     x, x_val, y, y_val = x[held_out:], x[:held_out], y[held_out:], y[:held_out]
     model = build()

@@ -65,7 +65,7 @@ def build(vocabulary):
 def main(
     data_dir: Annotated[Path, typer.Option(help="Folder of review_sentiment.npz.")],
     epochs: Annotated[int, typer.Option(min=1)] = 3,
-    train_size: Annotated[int | None, typer.Option(help="How many reviews to train on.")] = None,
+    size: Annotated[int | None, typer.Option(help="How many reviews of each set.")] = None,
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("."),
 ):
     """Train the classifier, cut it to half its FLOPs, train on, and export it."""
@@ -73,11 +73,12 @@ def main(
     data = np.load(data_dir / "review_sentiment.npz", allow_pickle=False)
     vocabulary = len(data["vocabulary"]) + 2  # Padding, and what is not in it.
     x, x_test = (data[name][:, :LENGTH].astype("int32") for name in ("x_train", "x_test"))
-    x, y = x[:train_size], data["y_train"][:train_size]
+    y, y_test = data["y_train"], data["y_test"]
+    x, y, x_test, y_test = (array[:size] for array in (x, y, x_test, y_test))
     model = build(vocabulary)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
-    dense = model.evaluate(x_test, data["y_test"], verbose=0)[1]
+    dense = model.evaluate(x_test, y_test, verbose=0)[1]
 
     print(kprune.channel_groups(model))
     small = kprune.prune_channels(model, flops=0.5, round_to=4)
@@ -85,7 +86,7 @@ def main(
         keras.optimizers.Adam(3e-4), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
     small.fit(x, y, batch_size=64, epochs=1, verbose=0)
-    pruned = small.evaluate(x_test, data["y_test"], verbose=0)[1]
+    pruned = small.evaluate(x_test, y_test, verbose=0)[1]
     share = kprune.flops(small).total / kprune.flops(model).total
     print(f"accuracy {dense:.4f} dense, {pruned:.4f} with {share:.3f} of the FLOPs")
 

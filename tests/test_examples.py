@@ -64,7 +64,7 @@ def test_distillation():
 
 @pytest.mark.slow
 def test_transformer(tmp_path):
-    printed, _ = run("transformer.py", "--epochs", 1, "--train-size", 512, "--out", tmp_path)
+    printed, _ = run("transformer.py", "--epochs", 1, "--size", 512, "--out", tmp_path)
     assert "(TransformerBlock), with fewer channels" in printed
     share = float(re.search(r"with (0\.\d+) of the FLOPs", printed)[1])
     assert share == pytest.approx(0.5, abs=0.02)
@@ -74,7 +74,7 @@ def test_transformer(tmp_path):
 
 @pytest.mark.slow
 def test_prune_once(tmp_path):
-    printed, _ = run("prune_once.py", "--epochs", 1, "--train-size", 4000, "--out", tmp_path)
+    printed, _ = run("prune_once.py", "--epochs", 1, "--size", 4000, "--out", tmp_path)
     assert "pruned at once (obs)" in printed
     dense, pruned = map(float, re.findall(r"accuracy (0\.\d+) dense, (0\.\d+) with", printed)[0])
     assert pruned > dense - 0.1
@@ -97,7 +97,7 @@ def test_which_weights(tmp_path):
 @pytest.mark.slow
 def test_optimize(tmp_path):
     out = tmp_path / "out"
-    arguments = ["--train-size", 2000, "--epochs", 4, "--tuning", 1, "--rounds", 2, "--max-drop", 1]
+    arguments = ["--size", 2000, "--epochs", 4, "--tuning", 1, "--rounds", 2, "--max-drop", 1]
     printed, _ = run("optimize.py", *arguments, "--out", out)
     assert "Optimized for onnxruntime" in printed
     path = re.search(r"the model that (\S+) was made from: (0\.\d+)", printed)
@@ -107,6 +107,6 @@ def test_optimize(tmp_path):
 
 @pytest.mark.slow
 def test_half_latency(tmp_path):
-    printed, _ = run("half_latency.py", "--train-size", 1000, "--epochs", 1, "--out", tmp_path)
+    printed, _ = run("half_latency.py", "--size", 1000, "--epochs", 1, "--out", tmp_path)
     assert re.search(r"^by latency: \d\.\d+, test accuracy 0\.\d+", printed, re.M)
     assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "dense.onnx").stat().st_size
