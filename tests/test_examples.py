@@ -110,3 +110,22 @@ def test_half_latency(tmp_path):
     printed, _ = run("half_latency.py", "--size", 1000, "--epochs", 1, "--out", tmp_path)
     assert re.search(r"^by latency: \d\.\d+, test accuracy 0\.\d+", printed, re.M)
     assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "dense.onnx").stat().st_size
+
+
+@pytest.mark.slow
+def test_how_far(tmp_path):
+    printed, _ = run("how_far.py", "--size", 2000, "--epochs", 4, "--out", tmp_path)
+    zeros = re.search(r"^test accuracy 0\.\d+ dense, 0\.\d+ with (\d+\.\d)% zeros", printed, re.M)[
+        1
+    ]
+    held = [float(share) for share in re.findall(r"'sparsity': (0\.\d+).*'held': True", printed)]
+    assert float(zeros) == pytest.approx(100 * max(held), abs=0.1)
+    assert (tmp_path / "pruned.tflite").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_for_a_target(tmp_path):
+    printed, warned = run("for_a_target.py", "--size", 500, "--epochs", 1, "--out", tmp_path)
+    assert "Warning" not in warned
+    assert printed.count("sparse and faster") == 5
+    assert re.search(r"on litert-arm64: about \d\.\dx as fast as dense", printed)
