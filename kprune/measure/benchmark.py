@@ -151,7 +151,7 @@ def benchmark(
     report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
     print(report)
     report.rows[1].speedup
-    print(kprune.benchmark("model.onnx", runtimes=["onnxruntime", "openvino"]))
+    print(kprune.benchmark("dense.tflite", runtimes=["litert", "openvino"]))
     ```
 
     Args:

@@ -4,8 +4,6 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-_TFLITE = b"TFL3"  # at the fifth byte of such a file
-
 
 class OpenVINO:
     """An `.onnx` or `.tflite` file in OpenVINO, on the CPU, in float32.
@@ -75,6 +73,11 @@ class OpenVINO:
         return self.run()
 
 
+def is_tflite(blob):
+    """Whether these are the bytes of a `.tflite` file."""
+    return blob[4:8] == b"TFL3"
+
+
 @contextlib.contextmanager
 def _on_disk(file):
     """Yield the path of a file: OpenVINO reads `.tflite` from a path only, and by its suffix."""
@@ -82,7 +85,7 @@ def _on_disk(file):
         yield Path(file)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("model.tflite" if file[4:8] == _TFLITE else "model.onnx")
+        path = Path(folder) / ("model.tflite" if is_tflite(file) else "model.onnx")
         path.write_bytes(file)
         yield path
 
