@@ -18,6 +18,10 @@ def benchmark(
     seed: Annotated[int, typer.Option(help="Of the inputs and of the order of visits.")] = 0,
     free_dim: FreeDim = None,
     input_shape: InputShape = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="keras, litert, onnxruntime or openvino; more than one: side by side."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to load a file, or visit it.")] = 300.0,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
@@ -38,8 +42,9 @@ def benchmark(
         other = compare and read_report(compare)
         sizes = common.input_shape(input_shape)
         report = kprune.measure.benchmark(
-            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes
-        )
+            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes,
+            runtime or None,
+        )  # fmt: skip
         show(report, json)
         if plot:
             report.plot(plot)

@@ -27,7 +27,7 @@ from kprune.graphs import sample_data
 from kprune.graphs.inputs import signature_of
 from kprune.graphs.sizes import in_words, sized_signature
 from kprune.graphs.weights import weights_of
-from kprune.runtimes import verification
+from kprune.runtimes import readers, verification
 from kprune.runtimes.batches import CHUNK, batches, join
 from kprune.targets.outlook import NotFasterWarning, everywhere_slow
 from kprune.training.requests import warn_if_unmet
@@ -162,6 +162,8 @@ def export(
         verification.check(differences, request.quantize, tolerance, reason)
         done = format.finish(Verified(blob, request, arrays, outputs, made.model), show)
         notes += done.notes
+        if getattr(format, "target", None) is None:  # else it is known where the file goes
+            notes += readers.notes(blob)
         for place, where, data in zip(
             [temporary, *others], [path, *beside], [done.blob, *done.beside]
         ):

@@ -115,7 +115,8 @@ def targets_for(target):
 
 def _slower_blocks(blob, quantize, target):
     """The weights in blocks that no target is faster with, as indices of tensors."""
-    from_share = min(each.blocks_from for each in targets_for(target))
+    shares = [each.blocks_from for each in targets_for(target)]
+    from_share = min((share for share in shares if share is not None), default=1.0)
     return [
         index
         for index, density in sparsity.in_blocks(blob).items()

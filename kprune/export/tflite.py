@@ -148,8 +148,8 @@ def export_tflite(
             - True: an error where `"auto"` would fall back. Not with `"dynamic"`, `"int8"` or
               `"int16x8"`, whose sparse files LiteRT does not run.
             - False: dense.
-        target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"` or
-            `"litert-wasm"`. By default it must be fit for all of them.
+        target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"`,
+            `"litert-wasm"` or `"openvino"`. By default it must be fit for LiteRT on all of them.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             file's sizes, where the model leaves them open (None: the file leaves them open, too).
             Many models can be converted with fixed sizes only; the error says which.
@@ -183,7 +183,7 @@ def export_tflite(
         raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
     if sparse != sparse_tflite.AUTO and not isinstance(sparse, bool):
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
-    if target is not None and get_target(target).format != "tflite":
+    if target is not None and "tflite" not in get_target(target).formats:
         raise ValueError(f"The target {target!r} does not run .tflite files: see `export_onnx`.")
     allowed = None if target is None else get_target(target).quantize
     if allowed is not None and quantize not in allowed:

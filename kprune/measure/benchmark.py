@@ -1,17 +1,12 @@
 """Latency of files in their real runtimes, measured side by side."""
 
-import json
 import os
 import platform
 import random
 import statistics
-import subprocess
-import sys
-import tempfile
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +15,7 @@ import keras
 from rich.console import Console
 from rich.progress import Progress
 
-from kprune._system.children import child, python_flags
+from kprune._system.files import scratch
 from kprune._system.type_aliases import FilePath, InputShape
 from kprune.formats.onnx.flops import onnx_flops
 from kprune.formats.tflite.flops import tflite_flops
@@ -29,18 +24,15 @@ from kprune.graphs.load import load_keras
 from kprune.graphs.signature import describe
 from kprune.graphs.sizes import checked, concrete, sizes_of
 from kprune.measure import worker
+from kprune.measure.runner import Runner, check_timeout
 from kprune.measure.size import size
 from kprune.report import plots, tables
 from kprune.report.tables import Printable
 
-# A visit to a file runs it for about this long, so that short latencies are not all clock noise.
-_VISIT_SECONDS = 0.02
-_MAX_RUNS_A_VISIT = 200
-
 
 @dataclass
 class FileBenchmark:
-    """What was measured of one file. Times in seconds, of one run on one batch.
+    """What was measured of one file in one runtime. Times in seconds, of one run on one batch.
 
     `speedup` is the first file's latency divided by this file's, the median over rounds; above 1
     is faster. `parameters` and `nonzeros` count weights of rank 2 or more, as the file stores
@@ -65,7 +57,7 @@ class BenchmarkReport(Printable):
     """What `benchmark` measured; prints as a table.
 
     Attributes:
-        rows: a `FileBenchmark` for each file, in the order given.
+        rows: a `FileBenchmark` for each file, in the order given, and in each runtime.
         threads, batch_size, rounds, warmup, seed: as asked for.
         machine: processor, operating system and the runtimes' versions.
     """
@@ -102,9 +94,12 @@ class BenchmarkReport(Printable):
             ">FLOPs": [tables.scaled(row.flops) for row in self.rows],
         }
         title = f"Latency: {self.threads} thread(s), batch {self.batch_size}, {self.rounds} rounds"
+        first = names["file"][0]
+        if names["file"].count(first) > 1:
+            first += f" in {self.rows[0].runtime}"
         speed_note = (
-            f"speed: latency of {names['file'][0]} / this file's, the median over interleaved "
-            "rounds; above 1 is faster."
+            f"speed: latency of {first} / this file's, the median over interleaved rounds; above 1 "
+            "is faster."
         )
         size_note = "parameters: of weights of rank 2 or more. FLOPs: zeros count; - if not known."
         return tables.Parts(names, (title, latency, [speed_note]), ("Size", sizes, [size_note]))
@@ -139,6 +134,7 @@ def benchmark(
     free_dim: int | None = None,
     timeout: float = 300.0,
     input_shape: InputShape | None = None,
+    runtimes: str | Sequence[str] | None = None,
 ) -> BenchmarkReport:
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
@@ -155,6 +151,7 @@ def benchmark(
     report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
     print(report)
     report.rows[1].speedup
+    print(kprune.benchmark("dense.tflite", runtimes=["litert", "openvino"]))
     ```
 
     Args:
@@ -172,6 +169,10 @@ def benchmark(
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes to run at, where a file leaves them open. `.keras` files go without: by default
             they run as `kprune.flops` counts them.
+        runtimes: which to run each file in, of `"keras"`, `"litert"`, `"onnxruntime"` and
+            `"openvino"` (`.onnx` and `.tflite`, in float32 arithmetic); by default its own. A file
+            has a row for each that reads its format. In another than its own its outputs must be
+            those of its own, whose names they have.
 
     Returns:
         A `BenchmarkReport`.
@@ -179,70 +180,105 @@ def benchmark(
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: a file of another kind, one that its runtime cannot load or run, or not in
-            time, a file with a fixed batch other than `batch_size`, or sizes that do not fit it.
-            The message names the file.
+            time, a file with a fixed batch other than `batch_size`, or sizes that do not fit it;
+            a runtime that computes something else than the file's own. The message names the file.
         ImportError: a runtime is not installed.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     _validate(paths, threads, batch_size, rounds, warmup, free_dim)
     check_timeout(timeout)
     input_shape = checked(input_shape)
+    plan = _plan(paths, runtimes)
+    config = {
+        "threads": threads,
+        "batch_size": batch_size,
+        "free_dim": free_dim,
+        "input_shape": input_shape,
+        "seed": seed,
+    }
     order = random.Random(seed)
     with ExitStack() as stack:
         stderr = Console(stderr=True)
         progress = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
         stack.enter_context(progress)
-        task = progress.add_task("Loading", total=len(paths) + rounds)
+        task = progress.add_task("Loading", total=len(plan) + rounds)
         runners, rows = [], []
-        for file in paths:
+        for file, runtime in plan:
             progress.update(task, description=f"Loading {file.name}")
-            model = load_keras(file) if file.suffix == ".keras" else None
-            arguments = None
-            if model is not None:
-                arguments = _keras_arguments(file, model, input_shape, free_dim)
-            config = {
-                "path": str(file),
-                "threads": threads,
-                "batch_size": batch_size,
-                "free_dim": free_dim,
-                "input_shape": None if model else input_shape,
-                "seed": seed,
-                "inputs": arguments and keras.tree.map_structure(asdict, arguments[0]),
-            }
-            # Runtimes check what they load; the parsers that count weights come after them.
-            runner = stack.enter_context(Runner(file, config, timeout))
+            runner, model, sizes = _start(file, runtime, config, timeout, stack)
             runners.append(runner)
-            sizes = sizes_of(arguments) if arguments else runner.shapes
+            # Runtimes check what they load; the parsers that count weights come after them.
             figures = size(file, model).to_dict() | {"path": str(file)}
             rows.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
-        times: list[list[float]] = [[] for _ in paths]
-        medians: list[list[float]] = [[] for _ in paths]
+        times: list[list[float]] = [[] for _ in plan]
+        medians: list[list[float]] = [[] for _ in plan]
         for _ in range(rounds):
-            for i in order.sample(range(len(paths)), len(paths)):
+            for i in order.sample(range(len(plan)), len(plan)):
                 visit = runners[i].run(1 + runs[i])[1:]
                 times[i] += visit
                 medians[i].append(statistics.median(visit))
             progress.advance(task)
-    measured = []
-    for i, (runner, facts) in enumerate(zip(runners, rows)):
-        p10, p90 = percentiles(times[i])
-        ratios = [first / this for first, this in zip(medians[0], medians[i])]
-        measured.append(
-            FileBenchmark(
-                runtime=runner.runtime,
-                median=statistics.median(times[i]),
-                p10=p10,
-                p90=p90,
-                speedup=statistics.median(ratios),
-                **facts,
-            )
-        )
+    measured = [
+        _row(runner, facts, times[i], medians[0], medians[i])
+        for i, (runner, facts) in enumerate(zip(runners, rows))
+    ]
     versions = {runner.runtime: runner.version for runner in runners}
     return BenchmarkReport(
         measured, threads, batch_size, rounds, warmup, seed, machine() | {"runtimes": versions}
+    )
+
+
+def _plan(files, runtimes):
+    """Return which file to run in which runtime, in order."""
+    if runtimes is None:
+        return [(file, worker.OWN[file.suffix]) for file in files]
+    names = [runtimes] if isinstance(runtimes, str) else list(runtimes)
+    if not names or any(name not in worker.RUNTIMES for name in names):
+        known = list(worker.RUNTIMES)
+        raise ValueError(f"`runtimes` must be some of {known}. Received: runtimes={runtimes!r}")
+    plan = []
+    for file in files:
+        reading = [name for name in names if file.suffix in worker.RUNTIMES[name][1]]
+        if not reading:
+            raise ValueError(f"{file} is read by none of the `runtimes` asked for: {names}")
+        plan += [(file, name) for name in reading]
+    return plan
+
+
+def _start(file, runtime, config, timeout, stack):
+    """Start the process of a file in a runtime; return its `Runner`, the model, its sizes."""
+    model = load_keras(file) if file.suffix == ".keras" else None
+    arguments = None
+    if model is not None:
+        arguments = _keras_arguments(file, model, config["input_shape"], config["free_dim"])
+    config = config | {
+        "path": str(file),
+        "runtime": runtime,
+        "input_shape": None if model else config["input_shape"],
+        "inputs": arguments and keras.tree.map_structure(asdict, arguments[0]),
+    }
+    with scratch() as folder:
+        own = worker.OWN[file.suffix]
+        if runtime != own:
+            record = str(folder / "expected.npz")
+            with Runner(file, config | {"runtime": own, "record": record}, timeout):
+                config["like"] = record
+        runner = stack.enter_context(Runner(file, config, timeout))
+    return runner, model, sizes_of(arguments) if arguments else runner.shapes
+
+
+def _row(runner, facts, times, first, medians):
+    p10, p90 = percentiles(times)
+    return FileBenchmark(
+        runtime=runner.runtime,
+        median=statistics.median(times),
+        p10=p10,
+        p90=p90,
+        speedup=statistics.median(a / b for a, b in zip(first, medians)),
+        **facts,
     )
 
 
@@ -258,18 +294,11 @@ def _validate(files, threads, batch_size, rounds, warmup, free_dim):
     if not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"`warmup` must be an int of at least 0. Received: warmup={warmup!r}")
     for file in files:
-        if file.suffix not in worker.RUNTIMES:
-            kinds = ", ".join(worker.RUNTIMES)
+        if file.suffix not in worker.OWN:
+            kinds = ", ".join(worker.OWN)
             raise ValueError(f"Can measure {kinds} files. Received: {file}")
         if not file.is_file():
             raise FileNotFoundError(f"No such file: {file}")
-
-
-def check_timeout(timeout):
-    """Raise ValueError unless `timeout` is a number of seconds."""
-    real = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not real or not 0 < timeout < threading.TIMEOUT_MAX:
-        raise ValueError(f"`timeout` must be positive seconds. Received: timeout={timeout!r}")
 
 
 def _keras_arguments(file, model, input_shape, free_dim):
@@ -328,82 +357,3 @@ def machine():
         "system": platform.system(),
         "python": platform.python_version(),
     }
-
-
-class Runner:
-    """The process that runs one file, a context manager; see `worker` for its configuration."""
-
-    def __init__(self, path, config, timeout):
-        self.path, self.config, self.timeout = path, config, timeout
-
-    def __enter__(self):
-        threads = str(self.config["threads"])
-        settings = {
-            "KERAS_BACKEND": keras.backend.backend(),
-            "CUDA_VISIBLE_DEVICES": "",
-            "JAX_PLATFORMS": "cpu",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "TF_NUM_INTEROP_THREADS": "1",
-            "OMP_NUM_THREADS": threads,
-        }
-        with ExitStack() as stack:
-            self.errors = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
-            command = [sys.executable, *python_flags(), worker.__file__, json.dumps(self.config)]
-            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
-            options |= {"text": True, "env": os.environ | settings}
-            self.process = stack.enter_context(child(command, **options))
-            stack.callback(self._close_pipes)
-            answer = self._answer()
-            if "missing" in answer:
-                raise ImportError(
-                    f"{self.path} needs {answer['missing']} to run. "
-                    'Install it with: pip install "kprune[export]"'
-                )
-            if "error" in answer:
-                raise ValueError(f"{self.path} could not be run: {answer['error']}")
-            self._stack = stack.pop_all()
-        self.runtime, self.version = answer["runtime"], answer["version"]
-        self.shapes = answer["shapes"]
-        return self
-
-    def __exit__(self, *_):
-        self._stack.close()
-
-    def _close_pipes(self):
-        for pipe in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):  # it wants to write what the process did not read
-                pipe.close()
-
-    def run(self, times):
-        """Run the file this many times; returns the seconds each took."""
-        with suppress(OSError):  # the process has ended: there will be no answer
-            self.process.stdin.write(f"{times}\n")
-            self.process.stdin.flush()
-        return self._answer()
-
-    def calibrate(self, warmup):
-        """Warm up, and return how many runs a visit has."""
-        latency = statistics.median(self.run(warmup + 3)[-3:])
-        return max(1, min(_MAX_RUNS_A_VISIT, round(_VISIT_SECONDS / latency)))
-
-    def _answer(self):
-        late = threading.Event()
-        timer = threading.Timer(self.timeout, lambda: (late.set(), self.process.terminate()))
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        if line.endswith("\n"):
-            return json.loads(line)
-        code = self.process.wait()
-        if late.is_set():
-            raise ValueError(
-                f"{self.path} did not run within {self.timeout:g} seconds: the file is damaged, or "
-                "needs a longer `timeout`."
-            )
-        self.errors.seek(0)
-        last = self.errors.read().strip().rsplit("\n", 1)[-1]
-        raise ValueError(
-            f"{self.path} took its runtime down (exit status {code}): the file is damaged, or "
-            f"asks for more than this machine has. {last}".strip()
-        )

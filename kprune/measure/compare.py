@@ -1,5 +1,6 @@
 """One set of files measured twice, on two machines: the two reports side by side."""
 
+import collections
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,18 @@ _FIGURES = ("median", "speedup", "difference")
 class Comparison(Printable):
     """Two reports, as plain data, by the files' names; prints as a table.
 
+    A file that was measured in several runtimes is compared with itself in the same one.
+
     Attributes:
         here, there: what `BenchmarkReport.to_dict` returns, also of `benchmark_web` and of
-            `scripts/benchmark_device.py`.
+            `scripts/benchmark_device.py` and `scripts/benchmark_android.py`.
     """
 
     here: dict
     there: dict
 
     def __rich__(self):
-        sides = [_by_name(self.here), _by_name(self.there)]
+        sides = _by_name(self.here, self.there)
         names = list(dict.fromkeys([*sides[0], *sides[1]]))
         columns = {"file": names}
         for label, side in zip(("here", "there"), sides):
@@ -49,7 +52,7 @@ class Comparison(Printable):
 
 
 def read_report(path):
-    """Read what `--json` of `kprune benchmark`, `benchmark_web` or `benchmark_device` wrote.
+    """Read what `--json` of `kprune benchmark` wrote, or of a `scripts/benchmark_*.py`.
 
     Example:
 
@@ -73,7 +76,7 @@ def read_report(path):
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not _is_report(data):
         raise ValueError(
-            f"{path} is not a report that --json of benchmark, benchmark_web or benchmark_device "
+            f"{path} is not a report that --json of kprune benchmark or a scripts/benchmark_*.py "
             "wrote."
         )
     return data
@@ -92,8 +95,21 @@ def _is_report(data):
     )
 
 
-def _by_name(report):
-    return {Path(row["path"]).name: row for row in report["rows"]}
+def _by_name(*reports):
+    """Return {name: row} of each report: of files, or of files in one of several runtimes."""
+    sides = [[(Path(row["path"]).name, row) for row in report["rows"]] for report in reports]
+    several = {name for side in sides for name, count in _counts(side).items() if count > 1}
+    return [
+        {f"{name} in {row.get('runtime')}" if name in several else name: row for name, row in side}
+        for side in sides
+    ]
+
+
+def _counts(side):
+    runtimes = collections.defaultdict(set)
+    for name, row in side:
+        runtimes[name].add(row.get("runtime"))
+    return {name: len(found) for name, found in runtimes.items()}
 
 
 def _about(report):

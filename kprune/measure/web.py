@@ -14,15 +14,10 @@ from rich.progress import Progress
 
 from kprune._system.files import scratch
 from kprune._system.type_aliases import FilePath
-from kprune.measure.benchmark import (
-    FileBenchmark,
-    Runner,
-    check_timeout,
-    file_flops,
-    machine,
-    percentiles,
-)
+from kprune.measure.benchmark import FileBenchmark, file_flops, machine, percentiles
+from kprune.measure.runner import Runner, check_timeout
 from kprune.measure.size import size
+from kprune.measure.worker import recorded
 from kprune.report import tables
 from kprune.report.tables import Printable
 from kprune.runtimes.litertjs import browser as browsers
@@ -236,11 +231,8 @@ def _reference(file, seed, batch_size, timeout):
             "inputs": None,
             "record": str(record),
         }
-        with Runner(file, config, timeout), np.load(record) as arrays:
-            return tuple(
-                {str(name): arrays[f"{kind}_{i}"] for i, name in enumerate(arrays[f"{kind}_names"])}
-                for kind in ("input", "output")
-            )
+        with Runner(file, config, timeout):
+            return recorded(record)
 
 
 def _row(facts, outcome, reference, first, tolerance):

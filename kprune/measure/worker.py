@@ -3,14 +3,15 @@
 A process for each file, because (a) a damaged file may take its runtime, and the process, down;
 (b) thread counts are settled when a runtime starts; (c) one runtime's threads and allocator must
 not disturb the next one's times. The package kprune is not imported, only the one file of
-kprune/runtimes that the format needs, so that Keras and its backend load only where a `.keras`
-file needs them.
+kprune/runtimes that is needed, so that Keras and its backend load only where a `.keras` file needs
+them.
 
 Protocol, one JSON a line. Configuration comes as the first argument. The worker answers
 `{"runtime": ..., "version": ..., "shapes": ...}` once it has run the file, or `{"error": ...}`;
 then, for each whole number n it reads, it runs the file n times and answers with n times in
 seconds. If the configuration names a file to `record`, the first run's inputs and outputs are
-written there.
+written there. If it names one that is `like` what is expected, recorded in the file's own runtime,
+the first run has those inputs, and other outputs are an error.
 """
 
 import contextlib
@@ -26,17 +27,24 @@ class Refused(Exception):
     """The file cannot be measured as asked; the message says why."""
 
 
-# The file of each runtime in kprune/runtimes, and the class in it.
+# Of each runtime: its file in kprune/runtimes, the class in it, and the files that it reads.
 RUNTIMES = {
-    ".keras": ("keras", "Keras"),
-    ".tflite": ("litert", "LiteRT"),
-    ".onnx": ("onnxruntime", "OnnxRuntime"),
+    "keras": ("Keras", (".keras",)),
+    "litert": ("LiteRT", (".tflite",)),
+    "onnxruntime": ("OnnxRuntime", (".onnx",)),
+    "openvino": ("OpenVINO", (".onnx", ".tflite")),
 }
+# The runtime that a file is made for.
+OWN = {".keras": "keras", ".tflite": "litert", ".onnx": "onnxruntime"}
+
+# Integer kernels round in their own ways, which moves outputs by some percent of their root mean
+# square; this much apart, a file computes something else (as `verification.TOLERANCES`).
+TOLERANCE = 0.25
 
 
-def runtime(suffix):
-    """Return the class that runs such files: from its own file, so that no package is imported."""
-    name, cls = RUNTIMES[suffix]
+def runtime(name):
+    """Return the class of a runtime: from its own file, so that no package is imported."""
+    cls, _ = RUNTIMES[name]
     path = Path(__file__).parents[1] / "runtimes" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"kprune_runtimes_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -145,6 +153,36 @@ def record(path, feeds, outputs):
     np.savez(path, **arrays)
 
 
+def recorded(path):
+    """Return the (inputs, outputs) that `record` wrote, {name: array} both."""
+    import numpy as np
+
+    with np.load(path) as arrays:
+        return tuple(
+            {str(name): arrays[f"{kind}_{i}"] for i, name in enumerate(arrays[f"{kind}_names"])}
+            for kind in ("input", "output")
+        )
+
+
+def check_outputs(expected, outputs, where):
+    """Refuse outputs that are not what the file's own runtime computes."""
+    import numpy as np
+
+    for name, a in expected.items():
+        b = outputs.get(name)
+        if b is None or a.shape != b.shape:
+            raise Refused(f"{where} has no output '{name}' of shape {a.shape}")
+        a, b = a.astype("float64"), b.astype("float64")
+        scale = max(np.sqrt(np.mean(a**2)), 1e-6) if a.size else 1.0
+        apart = np.sqrt(np.mean((a - b) ** 2)) / scale if a.size else 0.0
+        if not apart <= TOLERANCE:  # NaN is not, either.
+            raise Refused(
+                f"{where} computes something else than the file's own runtime: the relative root "
+                f"mean square of the differences in '{name}' is {apart:.2g}. Its latency would say "
+                "nothing. Where that depends on the number of threads, try another"
+            )
+
+
 def seconds(run, times):
     """Call `run` so often; return the seconds that each call took."""
     result = []
@@ -173,13 +211,17 @@ def main():
         kind = os.path.splitext(config["path"])[1]
         if kind != ".keras":  # Keras' backends reserve many more addresses than they use.
             limit_memory()
-        loaded = runtime(kind)(config["path"], config["threads"])
-        rng = np.random.default_rng(config["seed"])
-        if kind == ".keras":
+        loaded = runtime(config.get("runtime") or OWN[kind])(config["path"], config["threads"])
+        rng, expected = np.random.default_rng(config["seed"]), None
+        if config.get("like"):
+            feeds, expected = recorded(config["like"])
+        elif kind == ".keras":
             feeds = keras_feeds(config["inputs"], config, rng)
         else:
             feeds = random_feeds(loaded.inputs, config, rng)
         outputs = loaded(feeds)
+        if expected is not None:
+            check_outputs(expected, outputs, loaded.name)
         if config.get("record"):
             record(config["record"], feeds, outputs)
     except ImportError as error:

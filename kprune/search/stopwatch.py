@@ -1,10 +1,12 @@
 """How fast a file is on a target: measured where it can be, else estimated."""
 
+import importlib.util
 import platform
 
 from kprune._system.quiet import quiet
 from kprune.measure.benchmark import benchmark
 from kprune.measure.web import benchmark_web
+from kprune.measure.worker import RUNTIMES
 from kprune.runtimes.litertjs import browser
 
 _MACHINES = {
@@ -35,6 +37,8 @@ class Stopwatch:
     def __init__(self, target, seed=0):
         self._seed, self._web = seed, target.fixed_shapes
         self.measures, self.about = True, f"measured in {target.runtime} on this machine"
+        # A target may be a runtime that reads the files of another.
+        self._runtimes = target.name if target.name in RUNTIMES else None
         if self._web:
             try:
                 browser.find_browser()
@@ -45,6 +49,9 @@ class Stopwatch:
         elif platform.machine() not in _MACHINES.get(target.name, (platform.machine(),)):
             self.measures = False
             missing = f"this machine is {platform.machine()}"
+        elif target.name == "openvino" and importlib.util.find_spec("openvino") is None:
+            self.measures = False
+            missing = 'OpenVINO is not installed: pip install "kprune[openvino]"'
         if not self.measures:
             self.about = f"estimated from multiply-adds and sparse kernels, as {missing}"
 
@@ -57,7 +64,8 @@ class Stopwatch:
         pair = [dense, file]
         with quiet():
             if not self._web:
-                row = benchmark(pair, rounds=_ROUNDS, seed=self._seed).rows[1]
+                options = {"rounds": _ROUNDS, "seed": self._seed, "runtimes": self._runtimes}
+                row = benchmark(pair, **options).rows[1]
                 return row.median, row.speedup
             row = benchmark_web(pair, rounds=_ROUNDS, seed=self._seed).rows[1]
         if row.reason:

@@ -3,6 +3,7 @@
 import keras
 
 from kprune.graphs.flops import flops as count_flops
+from kprune.search.latency.timers import TIMED
 from kprune.search.plan import Ways
 from kprune.structured import channel_groups, find_blocks
 from kprune.structured.budget import Sizes
@@ -51,6 +52,7 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
     clusters = target.format == "tflite"
     by_latency = goal.latency is not None and trains and stopwatch.measures
+    by_latency = by_latency and target.runtime in TIMED
     ways = Ways(
         sparse=share > 0,
         mostly_sparse=share >= 0.5,

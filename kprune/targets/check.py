@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from kprune.graphs.load import as_model
 from kprune.graphs.sizes import in_words, known_sizes
 from kprune.graphs.walk import graph_of
 from kprune.report import tables
+from kprune.runtimes import readers
 from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.from_tflite import read_tflite
@@ -124,8 +126,9 @@ def check(
 
     Args:
         model_or_file: a built functional or Sequential Keras model; the path of a `.keras`,
-            `.tflite` or (for `"onnxruntime"`) `.onnx` file.
-        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, or a `Target`.
+            `.tflite` or (for `"onnxruntime"` and `"openvino"`) `.onnx` file.
+        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"openvino"`,
+            or a `Target`.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes that a Keras model which leaves them open is judged at; by default as in
             `kprune.flops`, and a note says which.
@@ -166,20 +169,29 @@ def _check_file(path, target):
         raise ValueError(
             f"Give a Keras model, or a .keras, .tflite or .onnx file. Received: '{path}'"
         )
-    if suffix != f".{target.format}":
-        raise ValueError(
-            f"The target '{target.name}' runs .{target.format} files. Received: '{path}'"
-        )
+    if suffix[1:] not in target.formats:
+        runs = " and ".join(f".{each}" for each in target.formats)
+        raise ValueError(f"The target '{target.name}' runs {runs} files. Received: '{path}'")
     if suffix == ".onnx":
+        why = target.no_kernels
         rows = [
-            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, NO_KERNELS)
+            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, why)
             for name, size, zeros in onnx_weights(path)
         ]
-        return CheckReport(path, target.name, rows, 1.0, [])
-    return read_tflite(path, lambda graph: check_graph(path, graph, target))
+        report = CheckReport(path, target.name, rows, 1.0, [])
+    else:
+        report = read_tflite(path, lambda graph: check_graph(path, graph, target))
+    return dataclasses.replace(report, layers=[*_unread(path, target), *report.layers])
 
 
-NO_KERNELS = "ONNX Runtime has no sparse kernels: only removing channels makes it faster"
+def _unread(path, target):
+    """What is in a file that the target's runtime does not read, though others run it."""
+    return [
+        LayerVerdict(path, "file", 0.0, FAILS, f"{name} does not read {each}", "export with "
+                     f"target={target.name!r}, or sparse=False")
+        for name, what in readers.unread(Path(path).read_bytes(), target.runtime).items()
+        for each in what
+    ]  # fmt: skip
 
 
 def check_graph(name, graph, target, notes=()):
@@ -226,7 +238,7 @@ class _Judge:
     def _verdict(self, op):
         stored = op.weight.encoding != "dense"
         if self.target.block_cost is None:
-            return DENSE, NO_KERNELS, ""
+            return DENSE, self.target.no_kernels, ""
         if op.weight.encoding == "blocks":
             return self._blocks(op)
         if op.kind == "dense" and len(op.outputs[0].shape) != 4:

@@ -43,12 +43,14 @@ class Target:
         name: as in `get_target`.
         runtime: the runtime.
         processor: what it runs on.
-        format: the files it runs: `"tflite"` or `"onnx"`.
+        format: the files that are made for it: `"tflite"` or `"onnx"`.
         rules: a `Rule` for each kernel with which zeros are faster; none where all is computed
             densely.
         fixed_shapes: whether it runs only files without a dynamic dimension, such as the batch's.
         quantize: the settings of an export's `quantize` whose files it runs; None for all.
         always: whether a file must be fit for it where no target is named.
+        also: formats that it runs besides.
+        why_dense: what keeps it from being faster with zeros, where it has no rules.
     """
 
     name: str
@@ -59,6 +61,18 @@ class Target:
     fixed_shapes: bool = False
     quantize: tuple | None = None
     always: bool = True
+    also: tuple = ()
+    why_dense: str = "has no sparse kernels"
+
+    @property
+    def formats(self) -> tuple:
+        """All the formats that it runs."""
+        return (self.format, *self.also)
+
+    @property
+    def no_kernels(self) -> str:
+        """Why zeros make nothing faster on a target without rules, as a sentence."""
+        return f"{self.runtime} {self.why_dense}: only removing channels makes it faster"
 
     def rule(self, kernel: str) -> Any:
         """Return the `Rule` of a kernel; None where the target has none such."""
@@ -129,6 +143,16 @@ TARGETS = {
             "any CPU; weights are computed with densely, so that only removing channels is faster",
             "onnx",
         ),
+        Target(
+            "openvino",
+            "OpenVINO",
+            "any CPU; weights are computed with densely, but for int8 matrices on AMX behind a "
+            "switch (sparse_weights_decompression_rate), so that only removing channels is faster",
+            "onnx",
+            always=False,
+            also=("tflite",),
+            why_dense="computes densely (its switch for sparse weights is for int8 on AMX)",
+        ),
     )
 }
 
@@ -137,7 +161,8 @@ def get_target(target: "Target | str") -> Target:
     """Return a `Target` by its name.
 
     Args:
-        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, or a `Target`.
+        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"openvino"`,
+            or a `Target`.
 
     Raises:
         ValueError: there is no such target; the message lists those there are.

@@ -62,7 +62,7 @@ def test_exports_and_agrees(kind, format, tmp_path):
     assert {weight.name: weight.sparsity for weight in report.weights} == pytest.approx(zeros)
     assert report.sparsity == pytest.approx(0.7, abs=0.02)
     assert report.bytes == (tmp_path / f"model.{format}").stat().st_size
-    assert report.notes == []
+    assert [note for note in report.notes if not note.startswith("not read by")] == []
     for now, then in zip(model.get_weights(), before):
         np.testing.assert_array_equal(now, then)
 

@@ -169,7 +169,8 @@ def test_odd_images_stay_on_the_sparse_path(size, tmp_path):
         if getattr(layer, "kernel_size", 0) == (1, 1):
             zero(layer.kernel, 0.9)
     report = export_tflite(built, tmp_path / "m.tflite")
-    assert (report.notes, report.rewrites) == ([], [])
+    notes = [note for note in report.notes if not note.startswith("not read by")]
+    assert (notes, report.rewrites) == ([], [])
     for checked in (built, tmp_path / "m.tflite"):
         verdicts = [layer.verdict for layer in kprune.check(checked, "litert-wasm").layers]
         assert verdicts.count("sparse and faster") == 2

@@ -57,3 +57,23 @@ def test_any_json_is_shown_or_refused(tmp_path_factory, data):
     except ValueError:
         return
     assert str(Comparison(report, report))
+
+
+def test_a_file_in_two_runtimes_is_compared_with_itself_in_the_same():
+    def report(*runtimes):
+        rows = [
+            {"path": "m.onnx", "runtime": name, "median": ms / 1000, "speedup": 1.0}
+            for name, ms in runtimes
+        ]
+        return {"rows": rows, "machine": {}}
+
+    here = report(("ONNX Runtime", 1.0), ("OpenVINO", 2.0))
+    text = str(Comparison(here, report(("OpenVINO", 30.0))))
+    lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
+    assert "30.00 ms" in lines["m.onnx in OpenVINO"]
+    assert "2.00 ms" in lines["m.onnx in OpenVINO"]
+    assert "30.00 ms" not in lines["m.onnx in ONNX Runtime"]
+    one = str(Comparison(report(("LiteRT", 1.0)), report(("LiteRT.js", 5.0))))
+    (line,) = [line for line in one.splitlines() if line.strip().startswith("m.onnx ")]
+    assert "1.00 ms" in line
+    assert "5.00 ms" in line

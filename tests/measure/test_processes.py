@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from kprune.measure import worker
 from kprune.runtimes.litertjs import browser
-from kprune.measure.benchmark import Runner
+from kprune.measure.runner import Runner
 
 folder = Path(sys.argv[1])
 worker.__file__ = str(folder / "worker.py")

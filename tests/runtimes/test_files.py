@@ -14,6 +14,7 @@ from kprune.measure import worker
 from kprune.runtimes.keras import Keras
 from kprune.runtimes.litert import LiteRT
 from kprune.runtimes.onnxruntime import OnnxRuntime
+from kprune.runtimes.openvino import OpenVINO
 from tests.helpers.zoo import ZOO
 
 
@@ -35,9 +36,18 @@ def folder(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("cls", "suffix"), [(LiteRT, ".tflite"), (OnnxRuntime, ".onnx"), (Keras, ".keras")]
+    ("cls", "suffix"),
+    [
+        (LiteRT, ".tflite"),
+        (OnnxRuntime, ".onnx"),
+        (Keras, ".keras"),
+        (OpenVINO, ".tflite"),
+        (OpenVINO, ".onnx"),
+    ],
 )
 def test_each_runs_at_any_batch_size_from_a_path_or_from_bytes(cls, suffix, model, folder):
+    if cls is OpenVINO:
+        pytest.importorskip("openvino")
     path = folder / f"m{suffix}"
     loaded = [cls(path, threads=1)] + ([] if cls is Keras else [cls(path.read_bytes())])
     for file in loaded:
@@ -67,11 +77,12 @@ def test_a_batch_that_the_file_does_not_take_is_refused(model, tmp_path):
         file({name: np.zeros((3, 16, 16, 3), "float32")})
 
 
-@pytest.mark.parametrize("suffix", worker.RUNTIMES)
-def test_a_worker_loads_a_runtime_without_the_package(suffix):
+@pytest.mark.parametrize("name", worker.RUNTIMES)
+def test_a_worker_loads_a_runtime_without_the_package(name):
     """Importing kprune would bring Keras and its backend into each process that is timed."""
-    name, cls = worker.RUNTIMES[suffix]
-    assert worker.runtime(suffix).__name__ == cls
+    cls, suffixes = worker.RUNTIMES[name]
+    assert worker.runtime(name).__name__ == cls
+    assert all(name in worker.RUNTIMES and suffix in worker.OWN for suffix in suffixes)
     path = Path(kprune.runtimes.__file__).parent / f"{name}.py"
     tree = ast.parse(path.read_text())
     everywhere = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

@@ -99,6 +99,21 @@ def predicted(path):
     return np.mean(np.array(found) == Y_TEST)
 
 
+@pytest.mark.slow
+def test_openvino_is_what_is_measured(trained, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(sys.modules[optimize.__module__], "Stopwatch", Stopwatch)
+    result = optimize(
+        load(trained), "openvino", fit, accuracy, max_drop=0.5, out=tmp_path / "out", rounds=2,
+        verbose=False,
+    )  # fmt: skip
+    assert "speed: measured in OpenVINO on this machine" in result.notes
+    assert all(Path(point.path).suffix == ".onnx" for point in result.points)
+    assert all(point.measured and point.latency > 0 for point in result.points)
+    assert any(point.step.channels < 1 for point in result.points)
+    assert not any(point.step.sparsity for point in result.points)
+
+
 def test_the_points_are_files_that_score_what_is_said(trained, tmp_path):
     model = load(trained)
     before = [value.copy() for value in model.get_weights()]

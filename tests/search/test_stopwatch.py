@@ -1,11 +1,14 @@
 """Times are those of the target's runtime where it is here, and estimates where it is not."""
 
+import importlib.util
 import platform
 
 import keras
 import pytest
 
 import kprune
+from kprune.measure import benchmark
+from kprune.search import stopwatch as stopwatch_file
 from kprune.search.stopwatch import Stopwatch, estimated
 from kprune.targets.target import get_target
 
@@ -25,6 +28,30 @@ def test_a_runtime_that_is_here_is_timed(tmp_path):
     seconds, speedup = stopwatch.compare(path, path)
     assert 0 < seconds < 1
     assert speedup > 0
+
+
+def test_openvino_is_timed_in_openvino_or_estimated_without_it(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    path = tmp_path / "m.onnx"
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(8)])
+    kprune.export_onnx(model, path)
+    asked = []
+
+    def measured(files, **options):
+        report = benchmark(files, **options)
+        asked.extend(row.runtime for row in report)
+        return report
+
+    monkeypatch.setattr(stopwatch_file, "benchmark", measured)
+    stopwatch = Stopwatch(get_target("openvino"))
+    assert stopwatch.measures
+    assert "OpenVINO" in stopwatch.about
+    assert stopwatch.compare(path, path)[0] > 0
+    assert asked == ["OpenVINO", "OpenVINO"]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    stopwatch = Stopwatch(get_target("openvino"))
+    assert not stopwatch.measures
+    assert 'pip install "kprune[openvino]"' in stopwatch.about
 
 
 def test_another_processor_is_estimated(monkeypatch, tmp_path):

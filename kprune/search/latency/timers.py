@@ -30,6 +30,7 @@ _AT_ONCE, _BYTES_AT_ONCE = 48, 1 << 28
 _TIMEOUT = 300.0
 _CHAIN = 50
 _SAID = 500  # Characters of what a process wrote.
+TIMED = ("LiteRT", "LiteRT.js", "ONNX Runtime")  # The runtimes that operators are timed in.
 _ARCHITECTURES = {"litert-x86": ("x86_64", "amd64"), "litert-arm64": ("aarch64", "arm64")}
 
 
@@ -41,6 +42,12 @@ def check_target(target, measured=None, timer=None):
         ImportError: its runtime is not installed.
     """
     target = get_target(target)
+    if target.runtime not in TIMED:
+        raise ValueError(
+            f"Operators are timed in {', '.join(TIMED)} only, so there is no budget in latency in "
+            f"{target.runtime}: use kprune.optimize(..., latency=...), which times whole files, or "
+            f"`flops`. Received: target={target.name!r}"
+        )
     if measured is not None:
         if not Path(measured).is_file():
             raise FileNotFoundError(f"No such file: {measured}")
