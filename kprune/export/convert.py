@@ -33,6 +33,7 @@ class Request:
         outputs: the file's output names, in the flat order of the model's outputs.
         quantize: `None`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"` (TFLite; an ONNX file
             is converted in float32 and quantized afterwards).
+        io: the dtype of the file's inputs and outputs that hold real values (TFLite).
         sparse: encode weights with many zeros as sparse (TFLite).
         calibration: one array for each input, for the integer formats.
         opset: the version of ONNX's operators (ONNX).
@@ -42,6 +43,7 @@ class Request:
     signature: Signature
     outputs: list
     quantize: str | None = None
+    io: str = "float32"
     sparse: bool = False
     calibration: list | None = None
     opset: int | None = None
@@ -99,6 +101,9 @@ def _set_options(converter, request):
             operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
             operators.TFLITE_BUILTINS,
         ]
+    if request.io != "float32":
+        converter.inference_input_type = tf.as_dtype(request.io)
+        converter.inference_output_type = tf.as_dtype(request.io)
     if request.calibration is not None:
         converter.representative_dataset = lambda: _calibration_feed(request)
 

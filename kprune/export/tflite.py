@@ -7,8 +7,8 @@ import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.type_aliases import FilePath, InputShape
-from kprune.export import sparse_tflite, transport
-from kprune.export.pipeline import INTEGER_ONLY, Format, export
+from kprune.export import integer_io, sparse_tflite, transport
+from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.codebooks import CODEBOOK
@@ -67,9 +67,16 @@ class TFLite(Format):
                 "convolutions that are at least 30% zero"
             )
         if request.quantize in INTEGER_ONLY:
-            notes.append("inputs and outputs stay float32; the file quantizes them itself")
+            if request.io == integer_io.FLOAT:
+                notes.append("inputs and outputs stay float32; the file quantizes them itself")
             notes += _float_note(operators)
         return notes
+
+    def finish(self, verified, show):
+        """Say what stands at the file's edges."""
+        tensors = integer_io.file_tensors(verified.blob)
+        integer_io.check_made(tensors, verified.request.io)
+        return Finished(verified.blob, facts={"io": tensors})
 
 
 def _float_note(operators):
@@ -91,6 +98,7 @@ def export_tflite(
     batch_size: int | None = 1,
     sparse: bool | str = "auto",
     *,
+    io: str = integer_io.FLOAT,
     target: Target | str | None = None,
     input_shape: InputShape | None = None,
     inputs: Any = None,
@@ -124,7 +132,7 @@ def export_tflite(
               outputs are those of `None`. A quarter, and the smallest under gzip: see
               `compress`. Stored dense.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
-            - `"int8"`: weights and activations in 8 bits; inputs and outputs stay float32. Needs
+            - `"int8"`: weights and activations in 8 bits; inputs and outputs too, with `io`. Needs
               `representative_data`.
             - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`. For
               convolutional, dense and recurrent models: TFLite has no such kernels for
@@ -148,6 +156,10 @@ def export_tflite(
             - True: an error where `"auto"` would fall back. Not with `"dynamic"`, `"int8"` or
               `"int16x8"`, whose sparse files LiteRT does not run.
             - False: dense.
+        io: dtype of the inputs and outputs that hold real values: `"float32"`, which the file
+            quantizes for itself; or, as microcontrollers take them, `"int8"` or `"uint8"` with
+            quantize="int8", `"int16"` with quantize="int16x8". Ids stay int32. The report's `io`
+            has the dtype, scale and zero point of each.
         target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"` or
             `"litert-wasm"`. By default it must be fit for all of them.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
@@ -181,6 +193,7 @@ def export_tflite(
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
+    integer_io.check_io(quantize, io, target)
     if sparse != sparse_tflite.AUTO and not isinstance(sparse, bool):
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
     if target is not None and get_target(target).format != "tflite":
@@ -221,4 +234,5 @@ def export_tflite(
         inputs=inputs,
         tolerance=tolerance,
         quantize=quantize,
+        io=io,
     )

@@ -179,7 +179,8 @@ def main():
             feeds = keras_feeds(config["inputs"], config, rng)
         else:
             feeds = random_feeds(loaded.inputs, config, rng)
-        outputs = loaded(feeds)
+        loaded.prepare(feeds)
+        outputs = loaded.run()
         if config.get("record"):
             record(config["record"], feeds, outputs)
     except ImportError as error:
