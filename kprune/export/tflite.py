@@ -1,12 +1,14 @@
 """`export_tflite`: a file for LiteRT."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.type_aliases import FilePath, InputShape
+from kprune.export import c_array as c_arrays
 from kprune.export import integer_io, sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
@@ -26,13 +28,14 @@ class TFLite(Format):
     Args:
         sparse: True, False or `"auto"`.
         target: the name of the target the file is for; None for any.
+        c_array: the file's name, to write it as an array in C as well; None for no array.
     """
 
     suffix = "tflite"
     runtime = LiteRT
 
-    def __init__(self, sparse=False, target=None):
-        self.sparse, self.target = sparse, target
+    def __init__(self, sparse=False, target=None, c_array=None):
+        self.sparse, self.target, self.c_array = sparse, target, c_array
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
@@ -72,11 +75,18 @@ class TFLite(Format):
             notes += _float_note(operators)
         return notes
 
+    def beside(self, path):
+        """The array in C, if one was asked for."""
+        return c_arrays.beside(path) if self.c_array else []
+
     def finish(self, verified, show):
-        """Say what stands at the file's edges."""
+        """Say what stands at the file's edges, and make an array of the bytes that are kept."""
         tensors = integer_io.file_tensors(verified.blob)
         integer_io.check_made(tensors, verified.request.io)
-        return Finished(verified.blob, facts={"io": tensors})
+        done = Finished(verified.blob, facts={"io": tensors})
+        if self.c_array:
+            done.beside += c_arrays.sources(done.blob, self.c_array)
+        return done
 
 
 def _float_note(operators):
@@ -99,6 +109,7 @@ def export_tflite(
     sparse: bool | str = "auto",
     *,
     io: str = integer_io.FLOAT,
+    c_array: bool = False,
     target: Target | str | None = None,
     input_shape: InputShape | None = None,
     inputs: Any = None,
@@ -160,6 +171,8 @@ def export_tflite(
             quantizes for itself; or, as microcontrollers take them, `"int8"` or `"uint8"` with
             quantize="int8", `"int16"` with quantize="int16x8". Ids stay int32. The report's `io`
             has the dtype, scale and zero point of each.
+        c_array: also write the file as an array in C, `model.cc` and `model.h` beside
+            `model.tflite`: see `to_c_array`.
         target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"` or
             `"litert-wasm"`. By default it must be fit for all of them.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
@@ -227,7 +240,7 @@ def export_tflite(
     return export(
         model,
         path,
-        TFLite(sparse, target),
+        TFLite(sparse, target, Path(path).name if c_array else None),
         batch_size=batch_size,
         input_shape=input_shape,
         representative_data=representative_data,
