@@ -158,7 +158,7 @@ def export(
         show(f"running {path.name} in {format.runtime.name} …")
         outputs = _run(format.runtime, temporary, request, arrays)
         differences = verification.compare_all(reference, outputs)
-        reason = calibration and too_different(signature, calibration, request.quantize)
+        reason = calibration and too_different(signature, calibration, request.quantize, request.io)
         verification.check(differences, request.quantize, tolerance, reason)
         done = format.finish(Verified(blob, request, arrays, outputs, made.model), show)
         notes += done.notes

@@ -12,6 +12,7 @@ from kprune.export import c_array as c_arrays
 from kprune.export import integer_io, sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
+from kprune.formats.quantization import few_levels
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
@@ -72,6 +73,8 @@ class TFLite(Format):
         if request.quantize in INTEGER_ONLY:
             if request.io == integer_io.FLOAT:
                 notes.append("inputs and outputs stay float32; the file quantizes them itself")
+            else:
+                notes += few_levels(request.signature, request.calibration, request.quantize)
             notes += _float_note(operators)
         return notes
 

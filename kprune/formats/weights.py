@@ -146,7 +146,7 @@ class _Finder:
 
 def _scaled_axes(shape):
     """Axes of a Keras weight along which its channels may have been scaled; None for none."""
-    axes = {1: [], 2: [-1]}.get(len(shape), [-1, -2])
+    axes = [] if len(shape) == 1 else [-1, -2]
     return [None] + [axis for axis in axes if shape[axis] < math.prod(shape)]
 
 

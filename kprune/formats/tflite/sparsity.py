@@ -49,7 +49,9 @@ def densified(sparsity, values, shape):
         size = levels[list(order).index(inner)].DenseSize()
         by_axis[:, axis] = by_axis[:, axis] * size + by_axis[:, inner]
     dense = np.zeros(shape, values.dtype)
-    dense[tuple(by_axis[:, :rank].T)] = values[: len(by_axis)]
+    # The last block of a row reaches beyond a matrix whose columns do not divide into blocks.
+    inside = (by_axis[:, :rank] < np.array(shape)).all(1)
+    dense[tuple(by_axis[inside, :rank].T)] = values[: len(by_axis)][inside]
     return dense
 
 
