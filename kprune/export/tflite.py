@@ -13,14 +13,15 @@ from kprune.export import integer_io, sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.quantization import few_levels
-from kprune.formats.tflite import codebooks
+from kprune.formats.tflite import codebooks, int4
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
+from kprune.formats.tflite.int4 import INT4
 from kprune.formats.tflite.operators import tflite_operators
 from kprune.runtimes.litert import LiteRT
 from kprune.targets.target import Target, get_target
 
-QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", INT4, CODEBOOK)
 
 
 class TFLite(Format):
@@ -43,6 +44,9 @@ class TFLite(Format):
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
+        if request.quantize == INT4:
+            blob = transport.convert(model, dataclasses.replace(request, quantize=None))
+            return sparse_tflite.Made(int4.transform(blob), model)
         return sparse_tflite.make(model, request, self.sparse, self.target)
 
     def constants(self, blob):
@@ -51,7 +55,7 @@ class TFLite(Format):
 
     def outlooks(self, blob, request, model):
         """Say what the zeros are worth; those under codes are there for the file's size."""
-        if request.quantize == CODEBOOK:
+        if request.quantize in (CODEBOOK, INT4):
             return []
         return sparse_tflite.outlooks(blob, self.target, model)
 
@@ -146,6 +150,9 @@ def export_tflite(
               outputs are those of `None`. A quarter, and the smallest under gzip: see
               `compress`. Stored dense.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
+            - `"int4"`: weights of dense layers in 4 bits, those of convolutions in 8, others in
+              float; activations quantized on the fly. An eighth, with every zero kept. Needs
+              ai-edge-quantizer (`pip install "kprune[int4]"`).
             - `"int8"`: weights and activations in 8 bits; inputs and outputs too, with `io`. Needs
               `representative_data`.
             - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`. For
@@ -188,9 +195,9 @@ def export_tflite(
         tolerance: the difference to allow, instead of the default. For `None` and `"codebook"`
             (default 1e-4) and `"float16"` (1e-2): the largest absolute difference of an output
             divided by the largest magnitude of that output in Keras. For `"dynamic"` (0.1),
-            `"int16x8"` (0.1) and `"int8"` (0.25): the root mean square of the difference divided
-            by that of the output. These catch broken files; measure what quantization costs on
-            test data.
+            `"int16x8"` (0.1), `"int8"` (0.25) and `"int4"` (0.4): the root mean square of the
+            difference divided by that of the output. These catch broken files; measure what
+            quantization costs on test data.
 
     Where the zeros of a float file make it faster on none of its targets, a `NotFasterWarning` says
     what would.
@@ -225,6 +232,8 @@ def export_tflite(
             f"The target {target!r} runs files of a fixed batch size only. Received: "
             "batch_size=None. Give a number."
         )
+    if quantize == INT4:
+        int4.require()
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
@@ -234,7 +243,7 @@ def export_tflite(
         raise ValueError(
             "sparse=True does not go with quantize='codebook', which is smallest dense, under gzip."
         )
-    if sparse is True and quantize in ("dynamic", *INTEGER_ONLY):
+    if sparse is True and quantize in ("dynamic", INT4, *INTEGER_ONLY):
         raise ValueError(
             f"sparse=True does not go with quantize={quantize!r}: LiteRT's default interpreter "
             "refuses such a file, or computes wrong outputs from it. Use sparse=True with "

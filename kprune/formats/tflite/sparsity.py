@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from kprune.formats.tflite.file import DTYPES, integers, view
+from kprune.formats.tflite.file import DTYPES, integers, stored, view
 
 # TFLite's converter (its dense_to_sparse pass) stores a weight sparse from this share of zeros on,
 # and in 1x4 blocks if whole blocks hold more than this share of those zeros.
@@ -124,7 +124,7 @@ def dense_values(blob, indices):
     model, found = view(blob), {}
     for index in indices:
         tensor = model.Subgraphs(0).Tensors(index)
-        values = model.Buffers(tensor.Buffer()).DataAsNumpy().view(DTYPES[tensor.Type()])
+        values = stored(model, tensor)
         shape = tuple(integers(tensor.ShapeAsNumpy()))
         found[index] = densified(tensor.Sparsity(), values, shape)
     return found
@@ -151,7 +151,7 @@ def _sparse_tensors(model):
         tensor = graph.Tensors(index)
         dtype = DTYPES.get(tensor.Type())
         if tensor.Sparsity() is not None and dtype:
-            yield index, tensor, model.Buffers(tensor.Buffer()).DataAsNumpy().view(dtype)
+            yield index, tensor, stored(model, tensor)
 
 
 def _vector(table, kind):
