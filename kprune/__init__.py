@@ -10,7 +10,7 @@ import importlib
 
 from kprune._system.deprecated import renamed as _renamed
 from kprune.compression import compress
-from kprune.export import export_onnx, export_tflite
+from kprune.export import export_onnx, export_tflite, to_c_array
 from kprune.measure import benchmark, flops, sparsity
 from kprune.oneshot import prune_once, sensitivity_scan
 from kprune.pruning import (
@@ -93,6 +93,7 @@ __all__ = [
     "shrink",
     "sparsity",
     "strip_pruning",
+    "to_c_array",
 ]
 
 _ROOMS = (

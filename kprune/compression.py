@@ -16,6 +16,7 @@ from kprune.export.pipeline import INTEGER_ONLY
 from kprune.export.report import ExportReport
 from kprune.export.tflite import QUANTIZE, export_tflite
 from kprune.formats.tflite.codebooks import CODEBOOK
+from kprune.formats.tflite.int4 import INT4
 from kprune.graphs import sample_data
 from kprune.graphs.inputs import signature_of
 from kprune.graphs.weights import check_model, sparsity_of, weights_of
@@ -196,8 +197,8 @@ def _checked(model, path, pruning, clusters, quantize, layers, fit):
     files.destination(path, path.suffix)
     require_packages("tflite")
     check_model(model)
-    if quantize not in QUANTIZE or quantize == CODEBOOK:
-        kinds = [kind for kind in QUANTIZE if kind != CODEBOOK]
+    kinds = [kind for kind in QUANTIZE if kind not in (CODEBOOK, INT4)]
+    if quantize not in kinds:
         raise ValueError(f"`quantize` must be one of {kinds}. Received: {quantize!r}")
     if quantize is not None and (clusters is not None or layers is not None):
         raise ValueError(

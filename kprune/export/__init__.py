@@ -1,6 +1,7 @@
 """Files that ran in their real runtime before you got them: TFLite and ONNX."""
 
 from kprune._system.errors import ExportError, VerificationError
+from kprune.export.c_array import to_c_array
 from kprune.export.onnx import export_onnx
 from kprune.export.report import ExportReport
 from kprune.export.tflite import export_tflite
@@ -13,4 +14,5 @@ __all__ = [
     "VerificationError",
     "export_onnx",
     "export_tflite",
+    "to_c_array",
 ]

@@ -18,6 +18,8 @@ from kprune._keras.precision import float32_compute
 from kprune._system.errors import ExportError
 from kprune._system.replaced import replaced
 from kprune._system.workplace import LOCK, workplace
+from kprune.formats.quantization import too_different
+from kprune.formats.tflite import folding
 from kprune.formats.tflite.quantization import normalizing
 from kprune.graphs.signature import Signature, symbolic_inputs
 from kprune.graphs.sizes import in_words
@@ -33,6 +35,7 @@ class Request:
         outputs: the file's output names, in the flat order of the model's outputs.
         quantize: `None`, `"float16"`, `"dynamic"`, `"int8"` or `"int16x8"` (TFLite; an ONNX file
             is converted in float32 and quantized afterwards).
+        io: the dtype of the file's inputs and outputs that hold real values (TFLite).
         sparse: encode weights with many zeros as sparse (TFLite).
         calibration: one array for each input, for the integer formats.
         opset: the version of ONNX's operators (ONNX).
@@ -42,6 +45,7 @@ class Request:
     signature: Signature
     outputs: list
     quantize: str | None = None
+    io: str = "float32"
     sparse: bool = False
     calibration: list | None = None
     opset: int | None = None
@@ -72,7 +76,7 @@ def _to_tflite(model, request):
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         _set_options(converter, request)
         try:
-            with _normalizing_in_float():
+            with _normalizing(request):
                 return converter.convert()
         except Exception as error:
             explained = _explained(error, request)
@@ -99,15 +103,19 @@ def _set_options(converter, request):
             operators.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
             operators.TFLITE_BUILTINS,
         ]
+    if request.io != "float32":
+        converter.inference_input_type = tf.as_dtype(request.io)
+        converter.inference_output_type = tf.as_dtype(request.io)
     if request.calibration is not None:
         converter.representative_dataset = lambda: _calibration_feed(request)
 
 
 @contextlib.contextmanager
-def _normalizing_in_float():
-    """Let TFLite's quantizer leave in float32 what normalizes the inputs.
+def _normalizing(request):
+    """Let TFLite's quantizer leave in float32 what normalizes float inputs by their features.
 
-    Why is in `formats.quantization`.
+    Integer inputs are normalized in integers, in the first kernel where that can be. Why is in
+    `formats.quantization`.
 
     The converter does not pass on that the quantizer can be told so.
     """
@@ -117,11 +125,23 @@ def _normalizing_in_float():
 
     def quantize(calibrated, *args, **kwargs):
         if threading.get_ident() == thread:
-            kwargs["denylisted_nodes"] = normalizing(calibrated) or None
+            names = normalizing(calibrated)
+            if request.io == "float32":
+                kwargs["denylisted_nodes"] = names or None
+            elif names:
+                calibrated = _integers_normalized(calibrated, names, request)
         return original(calibrated, *args, **kwargs)
 
     with LOCK, replaced(lite, "_mlir_quantize", quantize):
         yield
+
+
+def _integers_normalized(calibrated, names, request):
+    data = request.signature, request.calibration, request.quantize
+    reason = too_different(*data, request.io)
+    if reason:
+        raise ExportError(reason)
+    return folding.transform(calibrated, names)
 
 
 def _calibration_feed(request):

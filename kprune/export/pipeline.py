@@ -158,7 +158,7 @@ def export(
         show(f"running {path.name} in {format.runtime.name} …")
         outputs = _run(format.runtime, temporary, request, arrays)
         differences = verification.compare_all(reference, outputs)
-        reason = calibration and too_different(signature, calibration, request.quantize)
+        reason = calibration and too_different(signature, calibration, request.quantize, request.io)
         verification.check(differences, request.quantize, tolerance, reason)
         done = format.finish(Verified(blob, request, arrays, outputs, made.model), show)
         notes += done.notes
@@ -283,7 +283,10 @@ def _stored_weights(model, constants):
 
 
 def _float_note(weights, quantize):
-    """Say which weights are not stored as codes: not clustered, or inside a loop, or small."""
+    """Say which weights are not stored as asked: not clustered, or inside a loop, or small."""
+    others = [f"{each.name} ({each.dtype})" for each in weights if each.dtype != "int4"]
+    if quantize == "int4" and others:
+        return [f"not in 4 bits, which dense layers alone have kernels for: {', '.join(others)}"]
     in_float = [weight.name for weight in weights if weight.dtype == "float32"]
     if quantize != "codebook" or not in_float:
         return []

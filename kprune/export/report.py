@@ -5,6 +5,7 @@ import io
 import math
 from typing import Any
 
+from kprune.export.integer_io import FileTensor
 from kprune.formats.weights import StoredWeight
 from kprune.report import tables
 from kprune.runtimes.verification import OutputDifference
@@ -45,6 +46,7 @@ class ExportReport:
         outlooks: an `Outlook` for each target that the file is for, where a weight is at least 30%
             zero: whether it is faster there than dense, why, and what would be.
         beside: the other files that were written.
+        io: of a `.tflite` file a `FileTensor` for each input and output: dtype, scale, zero point.
     """
 
     path: str
@@ -63,6 +65,7 @@ class ExportReport:
     rewrites: list[str] = dataclasses.field(default_factory=list)
     outlooks: list[Outlook] = dataclasses.field(default_factory=list)
     beside: list[str] = dataclasses.field(default_factory=list)
+    io: list[FileTensor] = dataclasses.field(default_factory=list)
 
     @property
     def targets(self) -> dict[str, float]:
@@ -111,7 +114,25 @@ class ExportReport:
             shape = "x".join(map(str, weight.shape))
             sparsity = tables.percent(weight.sparsity)
             weights.add_row(weight.name, shape, weight.dtype, weight.encoding, sparsity)
-        return Group(facts, weights) if self.weights else facts
+        parts = [facts, *self._io(), *([weights] if self.weights else [])]
+        return Group(*parts) if len(parts) > 1 else facts
+
+    def _io(self):
+        """The table of inputs and outputs, where some hold integers for real values."""
+        from rich.table import Table
+
+        if all(each.scale is None for each in self.io):
+            return
+        title = "Inputs and outputs\nreal value = (integer - zero point) * scale"
+        table = Table(title=title, title_justify="left")
+        for name in ("", "name", "shape", "dtype", "scale", "zero point"):
+            table.add_column(name, justify="right" if name in ("scale", "zero point") else "left")
+        for each in self.io:
+            shape = "x".join("?" if size is None else str(size) for size in each.shape)
+            scale = tables.MISSING if each.scale is None else f"{each.scale:.9g}"
+            zero = tables.MISSING if each.zero_point is None else str(each.zero_point)
+            table.add_row(f"{each.kind} {each.index}", each.name, shape, each.dtype, scale, zero)
+        yield table
 
     def _facts(self):
         runtime = {"tflite": "LiteRT", "onnx": "ONNX Runtime"}[self.format]

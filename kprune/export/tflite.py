@@ -1,23 +1,27 @@
 """`export_tflite`: a file for LiteRT."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.type_aliases import FilePath, InputShape
-from kprune.export import sparse_tflite, transport
-from kprune.export.pipeline import INTEGER_ONLY, Format, export
+from kprune.export import c_array as c_arrays
+from kprune.export import integer_io, sparse_tflite, transport
+from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
-from kprune.formats.tflite import codebooks
+from kprune.formats.quantization import few_levels
+from kprune.formats.tflite import codebooks, int4
 from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
+from kprune.formats.tflite.int4 import INT4
 from kprune.formats.tflite.operators import tflite_operators
 from kprune.runtimes.litert import LiteRT
 from kprune.targets.target import Target, get_target
 
-QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", CODEBOOK)
+QUANTIZE = (None, "float16", "dynamic", "int8", "int16x8", INT4, CODEBOOK)
 
 
 class TFLite(Format):
@@ -26,19 +30,23 @@ class TFLite(Format):
     Args:
         sparse: True, False or `"auto"`.
         target: the name of the target the file is for; None for any.
+        c_array: the file's name, to write it as an array in C as well; None for no array.
     """
 
     suffix = "tflite"
     runtime = LiteRT
 
-    def __init__(self, sparse=False, target=None):
-        self.sparse, self.target = sparse, target
+    def __init__(self, sparse=False, target=None, c_array=None):
+        self.sparse, self.target, self.c_array = sparse, target, c_array
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
+        if request.quantize == INT4:
+            blob = transport.convert(model, dataclasses.replace(request, quantize=None))
+            return sparse_tflite.Made(int4.transform(blob), model)
         return sparse_tflite.make(model, request, self.sparse, self.target)
 
     def constants(self, blob):
@@ -47,7 +55,7 @@ class TFLite(Format):
 
     def outlooks(self, blob, request, model):
         """Say what the zeros are worth; those under codes are there for the file's size."""
-        if request.quantize == CODEBOOK:
+        if request.quantize in (CODEBOOK, INT4):
             return []
         return sparse_tflite.outlooks(blob, self.target, model)
 
@@ -67,9 +75,25 @@ class TFLite(Format):
                 "convolutions that are at least 30% zero"
             )
         if request.quantize in INTEGER_ONLY:
-            notes.append("inputs and outputs stay float32; the file quantizes them itself")
+            if request.io == integer_io.FLOAT:
+                notes.append("inputs and outputs stay float32; the file quantizes them itself")
+            else:
+                notes += few_levels(request.signature, request.calibration, request.quantize)
             notes += _float_note(operators)
         return notes
+
+    def beside(self, path):
+        """The array in C, if one was asked for."""
+        return c_arrays.beside(path) if self.c_array else []
+
+    def finish(self, verified, show):
+        """Say what stands at the file's edges, and make an array of the bytes that are kept."""
+        tensors = integer_io.file_tensors(verified.blob)
+        integer_io.check_made(tensors, verified.request.io)
+        done = Finished(verified.blob, facts={"io": tensors})
+        if self.c_array:
+            done.beside += c_arrays.sources(done.blob, self.c_array)
+        return done
 
 
 def _float_note(operators):
@@ -91,6 +115,8 @@ def export_tflite(
     batch_size: int | None = 1,
     sparse: bool | str = "auto",
     *,
+    io: str = integer_io.FLOAT,
+    c_array: bool = False,
     target: Target | str | None = None,
     input_shape: InputShape | None = None,
     inputs: Any = None,
@@ -124,7 +150,10 @@ def export_tflite(
               outputs are those of `None`. A quarter, and the smallest under gzip: see
               `compress`. Stored dense.
             - `"dynamic"`: weights in 8 bits, activations quantized on the fly. A quarter.
-            - `"int8"`: weights and activations in 8 bits; inputs and outputs stay float32. Needs
+            - `"int4"`: weights of dense layers in 4 bits, those of convolutions in 8, others in
+              float; activations quantized on the fly. An eighth, with every zero kept. Needs
+              ai-edge-quantizer (`pip install "kprune[int4]"`).
+            - `"int8"`: weights and activations in 8 bits; inputs and outputs too, with `io`. Needs
               `representative_data`.
             - `"int16x8"`: 8-bit weights, 16-bit activations. Needs `representative_data`. For
               convolutional, dense and recurrent models: TFLite has no such kernels for
@@ -148,6 +177,12 @@ def export_tflite(
             - True: an error where `"auto"` would fall back. Not with `"dynamic"`, `"int8"` or
               `"int16x8"`, whose sparse files LiteRT does not run.
             - False: dense.
+        io: dtype of the inputs and outputs that hold real values: `"float32"`, which the file
+            quantizes for itself; or, as microcontrollers take them, `"int8"` or `"uint8"` with
+            quantize="int8", `"int16"` with quantize="int16x8". Ids stay int32. The report's `io`
+            has the dtype, scale and zero point of each.
+        c_array: also write the file as an array in C, `model.cc` and `model.h` beside
+            `model.tflite`: see `to_c_array`.
         target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"`,
             `"litert-wasm"` or `"openvino"`. By default it must be fit for LiteRT on all of them.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
@@ -160,9 +195,9 @@ def export_tflite(
         tolerance: the difference to allow, instead of the default. For `None` and `"codebook"`
             (default 1e-4) and `"float16"` (1e-2): the largest absolute difference of an output
             divided by the largest magnitude of that output in Keras. For `"dynamic"` (0.1),
-            `"int16x8"` (0.1) and `"int8"` (0.25): the root mean square of the difference divided
-            by that of the output. These catch broken files; measure what quantization costs on
-            test data.
+            `"int16x8"` (0.1), `"int8"` (0.25) and `"int4"` (0.4): the root mean square of the
+            difference divided by that of the output. These catch broken files; measure what
+            quantization costs on test data.
 
     Where the zeros of a float file make it faster on none of its targets, a `NotFasterWarning` says
     what would.
@@ -181,6 +216,7 @@ def export_tflite(
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
+    integer_io.check_io(quantize, io, target)
     if sparse != sparse_tflite.AUTO and not isinstance(sparse, bool):
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
     if target is not None and "tflite" not in get_target(target).formats:
@@ -196,6 +232,8 @@ def export_tflite(
             f"The target {target!r} runs files of a fixed batch size only. Received: "
             "batch_size=None. Give a number."
         )
+    if quantize == INT4:
+        int4.require()
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
@@ -205,7 +243,7 @@ def export_tflite(
         raise ValueError(
             "sparse=True does not go with quantize='codebook', which is smallest dense, under gzip."
         )
-    if sparse is True and quantize in ("dynamic", *INTEGER_ONLY):
+    if sparse is True and quantize in ("dynamic", INT4, *INTEGER_ONLY):
         raise ValueError(
             f"sparse=True does not go with quantize={quantize!r}: LiteRT's default interpreter "
             "refuses such a file, or computes wrong outputs from it. Use sparse=True with "
@@ -214,11 +252,12 @@ def export_tflite(
     return export(
         model,
         path,
-        TFLite(sparse, target),
+        TFLite(sparse, target, Path(path).name if c_array else None),
         batch_size=batch_size,
         input_shape=input_shape,
         representative_data=representative_data,
         inputs=inputs,
         tolerance=tolerance,
         quantize=quantize,
+        io=io,
     )

@@ -25,7 +25,7 @@ class StoredWeight:
         dtype: what it is stored as.
         sparsity: share of zeros (integers: of values at the zero point), as a fraction.
         encoding: `"dense"` or `"sparse"`.
-        values: of a `.tflite` weight in 8 bits, how many different codes other than zero it has.
+        values: of a `.tflite` weight in 8 or 4 bits, how many different codes other than 0 it has.
         entropy: of such a weight, in bits for each entry: what the best code that looks at one
             entry at a time would take.
     """
@@ -43,7 +43,7 @@ class StoredWeight:
 class Constant:
     """A constant of a file, as real values: zero is exactly 0.0.
 
-    `codes` are those of a `.tflite` constant in 8 bits, less its zero point.
+    `codes` are those of a `.tflite` constant in 8 or 4 bits, less its zero point.
     """
 
     values: np.ndarray
@@ -146,7 +146,7 @@ class _Finder:
 
 def _scaled_axes(shape):
     """Axes of a Keras weight along which its channels may have been scaled; None for none."""
-    axes = {1: [], 2: [-1]}.get(len(shape), [-1, -2])
+    axes = [] if len(shape) == 1 else [-1, -2]
     return [None] + [axis for axis in axes if shape[axis] < math.prod(shape)]
 
 

@@ -219,7 +219,8 @@ def main():
             feeds = keras_feeds(config["inputs"], config, rng)
         else:
             feeds = random_feeds(loaded.inputs, config, rng)
-        outputs = loaded(feeds)
+        loaded.prepare(feeds)
+        outputs = loaded.run()
         if expected is not None:
             check_outputs(expected, outputs, loaded.name)
         if config.get("record"):

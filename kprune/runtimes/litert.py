@@ -18,8 +18,9 @@ class LiteRT:
         threads: int, how many threads it may use; by default LiteRT's choice.
 
     Attributes:
-        inputs: {name: (dims, dtype, quantized)} of each input: ints, None where dynamic; a NumPy
+        inputs, outputs: {name: (dims, dtype, quantized)} of each: ints, None where dynamic; a NumPy
             dtype; whether its integers stand for real values.
+        input_scales, output_scales: {name: (scale, zero point)} of those that are quantized.
     """
 
     name = "LiteRT"
@@ -32,20 +33,25 @@ class LiteRT:
         self._interpreter = Interpreter(**source, num_threads=threads)
         self.version = version("ai-edge-litert")
         self._sources, self._targets = self._details()
-        self.inputs = {name: _described(each) for name, each in self._sources.items()}
+        self.inputs, self.input_scales = _described(self._sources)
+        self.outputs, self.output_scales = _described(self._targets)
         self._shapes = {name: tuple(each["shape"]) for name, each in self._sources.items()}
         self._allocated = False
 
     def _details(self):
-        """Return the details of the inputs and of the outputs, by their names in the signature."""
+        """Return the details of the inputs and of the outputs, by their names in the signature.
+
+        They stand in the graph's order, as by which C programs call them.
+        """
         interpreter = self._interpreter
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         for key in interpreter.get_signature_list():
             runner = interpreter.get_signature_runner(key)
             named = runner.get_input_details(), runner.get_output_details()
-            of_the_graph = [{d["index"] for d in details} for details in (inputs, outputs)]
-            if [{d["index"] for d in details.values()} for details in named] == of_the_graph:
-                return named
+            of_the_graph = [[d["index"] for d in details] for details in (inputs, outputs)]
+            found = [{d["index"] for d in details.values()} for details in named]
+            if found == [set(indices) for indices in of_the_graph]:
+                return tuple(map(_ordered, named, of_the_graph))
         return {d["name"]: d for d in inputs}, {d["name"]: d for d in outputs}
 
     def prepare(self, feeds):
@@ -77,11 +83,44 @@ class LiteRT:
         self._interpreter.invoke()
 
     def __call__(self, feeds):
-        """Prepare and run."""
-        self.prepare(feeds)
-        return self.run()
+        """Prepare and run on real values: returns {name: array}, real values too.
+
+        Integer inputs and outputs are quantized and dequantized here, by their scales in the file.
+        An array of integers is taken as quantized already.
+        """
+        self.prepare({name: self._quantized(name, feeds[name]) for name in self._sources})
+        return {name: self._dequantized(name, value) for name, value in self.run().items()}
+
+    def _quantized(self, name, value):
+        import numpy as np
+
+        if name not in self.input_scales or np.issubdtype(value.dtype, np.integer):
+            return value
+        (scale, zero), (_, dtype, _) = self.input_scales[name], self.inputs[name]
+        limits = np.iinfo(dtype)
+        codes = np.round(np.asarray(value, "float64") / scale) + zero
+        return np.clip(codes, limits.min, limits.max).astype(dtype)
+
+    def _dequantized(self, name, value):
+        if name not in self.output_scales:
+            return value
+        scale, zero = self.output_scales[name]
+        return ((value.astype("float32") - zero) * scale).astype("float32")
 
 
-def _described(details):
-    dims = [None if size < 0 else int(size) for size in details["shape_signature"]]
-    return dims, details["dtype"], bool(details["quantization_parameters"]["scales"].size)
+def _ordered(details, indices):
+    return dict(sorted(details.items(), key=lambda item: indices.index(item[1]["index"])))
+
+
+def _described(tensors):
+    """Return ({name: (dims, dtype, quantized)}, {name: (scale, zero point)}) of details."""
+    import numpy as np
+
+    kinds, scales = {}, {}
+    for name, details in tensors.items():
+        dims = [None if size < 0 else int(size) for size in details["shape_signature"]]
+        parameters = details["quantization_parameters"]
+        if parameters["scales"].size and np.issubdtype(details["dtype"], np.integer):
+            scales[name] = float(parameters["scales"][0]), int(parameters["zero_points"][0])
+        kinds[name] = dims, details["dtype"], name in scales
+    return kinds, scales

@@ -26,7 +26,7 @@ from kprune.runtimes.keras import call
 # "int16x8" and 0.07 for "int8", and 0.3 to 0.9 for files that were broken, or calibrated on other
 # data than they ran on.
 TOLERANCES = {None: 1e-4, "codebook": 1e-4, "float16": 1e-2}
-TOLERANCES |= {"dynamic": 0.1, "int16x8": 0.1, "int8": 0.25}
+TOLERANCES |= {"dynamic": 0.1, "int16x8": 0.1, "int8": 0.25, "int4": 0.4}
 _LARGEST_COUNTS = (None, "codebook", "float16")
 
 # Differences are relative to an output's largest magnitude, or to this where that is smaller.

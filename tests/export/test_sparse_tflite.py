@@ -211,3 +211,15 @@ def test_zeros_that_are_stored_dense(tmp_path):
     export_tflite(model("plain"), tmp_path / "m.tflite", sparse=False)
     report = kprune.check(tmp_path / "m.tflite", "litert-wasm")
     assert any("weights are zero, but they are stored dense" in row.reason for row in report.layers)
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 5])
+def test_fewer_inputs_than_a_block_holds(inputs, tmp_path):
+    """The converter writes whole blocks also where the matrix ends before."""
+    model = keras.Sequential([keras.Input((inputs,)), layers.Dense(5)])
+    kernel = model.layers[0].kernel.numpy()
+    kernel[0] = 0
+    model.layers[0].kernel.assign(kernel)
+    report = export_tflite(model, tmp_path / "m.tflite")
+    assert report.max_rel_diff < 1e-5
+    assert report.sparsity == pytest.approx(1 / inputs)

@@ -43,6 +43,26 @@ def recorded(tmp_path_factory):
     return folder
 
 
+def test_integer_inputs_and_outputs(tmp_path):
+    """One unit more or less is rounding, two are not."""
+    pytest.importorskip("ai_edge_litert")
+    keras.utils.set_random_seed(0)
+    data = np.random.default_rng(0).normal(size=(40, 16, 16, 3))
+    export_tflite(ZOO["cnn"](), tmp_path / "m.tflite", "int8", data, io="int8")
+    shutil.copy(SCRIPTS / "benchmark_device.py", tmp_path)
+    assert run(tmp_path, "--record", "m.tflite").returncode == 0
+    recorded = tmp_path / "m.tflite.check.npz"
+    for apart, code in ((1, 0), (2, 1)):
+        with np.load(recorded) as arrays:
+            values = dict(arrays)
+        assert values["output_0"].dtype == values["input_0"].dtype == np.int8
+        assert len(np.unique(values["input_0"])) > 100
+        np.savez(recorded, **values | {"output_0": values["output_0"] ^ np.int8(apart)})
+        done = run(tmp_path, "m.tflite", "--rounds", "1", "--json", "device.json")
+        assert done.returncode == code, done.stdout + done.stderr
+        np.savez(recorded, **values)
+
+
 @pytest.fixture
 def device(recorded, tmp_path):
     return Path(shutil.copytree(recorded, tmp_path / "device"))

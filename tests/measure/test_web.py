@@ -85,6 +85,19 @@ def test_a_file_that_litert_js_answers_with_zeros_does_not_run(report):
     assert trap.bytes > 0
 
 
+def test_integer_inputs_run_as_uint8_and_not_as_int8(tmp_path):
+    keras.utils.set_random_seed(0)
+    model, files = ZOO["cnn"](), []
+    data = np.random.default_rng(0).normal(size=(40, 16, 16, 3))
+    for io in ("uint8", "int8"):
+        files.append(tmp_path / f"{io}.tflite")
+        export_tflite(model, files[-1], "int8", data, io=io)
+    done, refused = web.benchmark_web(files, rounds=0)
+    assert done.reason is None
+    assert done.difference < 1e-3
+    assert "takes no input of dtype int8" in refused.reason
+
+
 def test_report_prints_whole_and_is_plain_data(report):
     text = str(report)
     assert all(word in text for word in ("sparse.tflite", "agree", "does not run", "reshape"))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from kprune.formats.tflite.file import DTYPES, integers, tensors, view
+from kprune.formats.tflite.file import DTYPES, integers, stored, tensors, view
 from kprune.formats.tflite.sparsity import densified
 from kprune.formats.weights import Constant
 
@@ -20,8 +20,7 @@ def tflite_constants(blob):
         buffer = model.Buffers(tensor.Buffer())
         dtype = DTYPES.get(tensor.Type())
         if dtype and tensor.ShapeLength() > 1 and buffer.DataLength():
-            values = buffer.DataAsNumpy().view(dtype)
-            constants.append(_constant(tensor, values, dtype))
+            constants.append(_constant(tensor, stored(model, tensor), dtype))
     return [constant for constant in constants if constant is not None]
 
 
@@ -42,7 +41,7 @@ def _constant(tensor, values, dtype):
         along = along if scale.size > 1 else [1] * len(shape)
         codes = values.astype("int32") - zero.reshape(along)
         values = codes * scale.reshape(along)
-    return Constant(values, dtype, encoding, codes=codes if dtype == "int8" else None)
+    return Constant(values, dtype, encoding, codes=codes if dtype in ("int8", "int4") else None)
 
 
 def tflite_zeros(model, tensor):
@@ -62,7 +61,7 @@ def tflite_zeros(model, tensor):
     dtype = DTYPES.get(tensor.Type())
     if not dtype:
         return 0, size
-    values = model.Buffers(tensor.Buffer()).DataAsNumpy().view(dtype)
+    values = stored(model, tensor)
     quantization = tensor.Quantization()
     if "int" in dtype and quantization is not None and quantization.ZeroPointLength():
         zero = quantization.ZeroPointAsNumpy()

@@ -5,8 +5,12 @@ them, to change, and `packed` bytes of those. Damaged bytes raise one of `damage
 """
 
 import functools
+import math
+
+import numpy as np
 
 DTYPES = {0: "float32", 1: "float16", 7: "int16", 9: "int8", 10: "float64"}  # of weights
+DTYPES[17] = "int4"
 
 
 def view(blob):
@@ -35,6 +39,21 @@ def tensors(model):
     """Yield each tensor of all subgraphs of a `schema.Model`."""
     for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
         yield from (graph.Tensors(i) for i in range(graph.TensorsLength()))
+
+
+def stored(model, tensor):
+    """Return what is stored of a constant, as a flat array; int8 for what has 4 bits.
+
+    Args:
+        model: the `schema.Model`.
+        tensor: a `schema.Tensor` of it, of one of `DTYPES`.
+    """
+    data, dtype = model.Buffers(tensor.Buffer()).DataAsNumpy(), DTYPES[tensor.Type()]
+    if dtype != "int4":
+        return data.view(dtype)
+    # Two in a byte, the first in its lower half; the last half may be empty.
+    halves = np.stack([data << 4, data], 1).reshape(-1).view("int8") >> 4
+    return halves[: math.prod(integers(tensor.ShapeAsNumpy()))]
 
 
 def operator_name(code):

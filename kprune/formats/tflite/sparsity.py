@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from kprune.formats.tflite.file import DTYPES, integers, view
+from kprune.formats.tflite.file import DTYPES, integers, stored, view
 
 # TFLite's converter (its dense_to_sparse pass) stores a weight sparse from this share of zeros on,
 # and in 1x4 blocks if whole blocks hold more than this share of those zeros.
@@ -49,7 +49,9 @@ def densified(sparsity, values, shape):
         size = levels[list(order).index(inner)].DenseSize()
         by_axis[:, axis] = by_axis[:, axis] * size + by_axis[:, inner]
     dense = np.zeros(shape, values.dtype)
-    dense[tuple(by_axis[:, :rank].T)] = values[: len(by_axis)]
+    # The last block of a row reaches beyond a matrix whose columns do not divide into blocks.
+    inside = (by_axis[:, :rank] < np.array(shape)).all(1)
+    dense[tuple(by_axis[inside, :rank].T)] = values[: len(by_axis)][inside]
     return dense
 
 
@@ -122,7 +124,7 @@ def dense_values(blob, indices):
     model, found = view(blob), {}
     for index in indices:
         tensor = model.Subgraphs(0).Tensors(index)
-        values = model.Buffers(tensor.Buffer()).DataAsNumpy().view(DTYPES[tensor.Type()])
+        values = stored(model, tensor)
         shape = tuple(integers(tensor.ShapeAsNumpy()))
         found[index] = densified(tensor.Sparsity(), values, shape)
     return found
@@ -149,7 +151,7 @@ def _sparse_tensors(model):
         tensor = graph.Tensors(index)
         dtype = DTYPES.get(tensor.Type())
         if tensor.Sparsity() is not None and dtype:
-            yield index, tensor, model.Buffers(tensor.Buffer()).DataAsNumpy().view(dtype)
+            yield index, tensor, stored(model, tensor)
 
 
 def _vector(table, kind):
