@@ -45,6 +45,8 @@ class ExportReport:
         outlooks: an `Outlook` for each target that the file is for, where a weight is at least 30%
             zero: whether it is faster there than dense, why, and what would be.
         beside: the other files that were written.
+        arena_bytes: how much memory TensorFlow Lite Micro needs for it, measured on this machine;
+            None for other targets.
     """
 
     path: str
@@ -63,6 +65,7 @@ class ExportReport:
     rewrites: list[str] = dataclasses.field(default_factory=list)
     outlooks: list[Outlook] = dataclasses.field(default_factory=list)
     beside: list[str] = dataclasses.field(default_factory=list)
+    arena_bytes: int | None = None
 
     @property
     def targets(self) -> dict[str, float]:
@@ -126,6 +129,8 @@ class ExportReport:
             yield "top-1 agreement", tables.percent(self.top1_agreement)
         if self.sparsity is not None:
             yield "sparsity", tables.percent(self.sparsity)
+        if self.arena_bytes is not None:
+            yield "arena", f"{_readable(self.arena_bytes)} of memory in TensorFlow Lite Micro"
         for path in self.beside:
             yield "and", path
         yield "time", f"{self.seconds:.1f} s"

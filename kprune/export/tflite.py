@@ -6,9 +6,10 @@ from typing import Any
 import keras
 
 from kprune._system.errors import ExportError
+from kprune._system.packages import require_packages
 from kprune._system.type_aliases import FilePath, InputShape
-from kprune.export import sparse_tflite, transport
-from kprune.export.pipeline import INTEGER_ONLY, Format, export
+from kprune.export import sparse_tflite, tflm, transport
+from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.tflite import codebooks
 from kprune.formats.tflite.codebooks import CODEBOOK
@@ -36,6 +37,8 @@ class TFLite(Format):
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
+        if tflm.is_for(self.target):
+            return tflm.make(model, request, self.sparse, self.target)
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
@@ -53,6 +56,8 @@ class TFLite(Format):
 
     def inspect(self, blob, request):
         """Refuse a file that would read out of bounds; note what stays in float or dense."""
+        if tflm.is_for(self.target):
+            tflm.refuse(blob, self.target)
         operators = tflite_operators(blob)
         if any(name == "DEQUANTIZE" and tensors[0].sparse for name, tensors in operators):
             raise ExportError(
@@ -70,6 +75,13 @@ class TFLite(Format):
             notes.append("inputs and outputs stay float32; the file quantizes them itself")
             notes += _float_note(operators)
         return notes
+
+    def finish(self, verified, show):
+        """Run the file in the target's own runtime, where that is not LiteRT."""
+        if not tflm.is_for(self.target):
+            return super().finish(verified, show)
+        blob, constants, notes, facts = tflm.finish(verified, show)
+        return Finished(blob, constants=constants, notes=notes, facts=facts)
 
 
 def _float_note(operators):
@@ -196,6 +208,14 @@ def export_tflite(
             f"The target {target!r} runs files of a fixed batch size only. Received: "
             "batch_size=None. Give a number."
         )
+    if target is not None and sparse is True and not get_target(target).rules:
+        raise ValueError(
+            f"The target {target!r} reads no sparse weights. Received: sparse=True. Leave it out; "
+            "what helps there is to remove channels (kprune.prune_channels)"
+            + (f"; {get_target(target).otherwise}." if get_target(target).otherwise else ".")
+        )
+    if tflm.is_for(target):
+        require_packages("tflm")
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "

@@ -16,6 +16,7 @@ class LiteRT:
     Args:
         file: its path, or its bytes.
         threads: int, how many threads it may use; by default LiteRT's choice.
+        reference: bool, whether to use its reference kernels, which are slow.
 
     Attributes:
         inputs: {name: (dims, dtype, quantized)} of each input: ints, None where dynamic; a NumPy
@@ -24,12 +25,15 @@ class LiteRT:
 
     name = "LiteRT"
 
-    def __init__(self, file, threads=None):
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, file, threads=None, reference=False):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         in_memory = isinstance(file, bytes)
         source = {"model_content": file} if in_memory else {"model_path": str(file)}
-        self._interpreter = Interpreter(**source, num_threads=threads)
+        kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+        self._interpreter = Interpreter(
+            **source, num_threads=threads, experimental_op_resolver_type=kernels
+        )
         self.version = version("ai-edge-litert")
         self._sources, self._targets = self._details()
         self.inputs = {name: _described(each) for name, each in self._sources.items()}

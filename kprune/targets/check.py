@@ -16,6 +16,7 @@ from kprune.report import tables
 from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.from_tflite import read_tflite
+from kprune.targets.kernels import unfit
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import NEEDED_PERCENT, Target, get_target
 
@@ -125,7 +126,8 @@ def check(
     Args:
         model_or_file: a built functional or Sequential Keras model; the path of a `.keras`,
             `.tflite` or (for `"onnxruntime"`) `.onnx` file.
-        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, or a `Target`.
+        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"tflm"`, or
+            a `Target`.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes that a Keras model which leaves them open is judged at; by default as in
             `kprune.flops`, and a note says which.
@@ -172,35 +174,45 @@ def _check_file(path, target):
         )
     if suffix == ".onnx":
         rows = [
-            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, NO_KERNELS)
+            LayerVerdict(name, "initializer", zeros / size if size else 0.0, DENSE, target.no_use)
             for name, size, zeros in onnx_weights(path)
         ]
         return CheckReport(path, target.name, rows, 1.0, [])
-    return read_tflite(path, lambda graph: check_graph(path, graph, target))
+    return read_tflite(
+        path, lambda graph: _with_unfit(check_graph(path, graph, target), graph, target)
+    )
 
 
-NO_KERNELS = "ONNX Runtime has no sparse kernels: only removing channels makes it faster"
+def _with_unfit(report, graph, target):
+    """Add what the target has no kernels for."""
+    rows = [
+        LayerVerdict(op.name, op.type, op.weight.sparsity if op.weight else 0.0, FAILS, why, advice)
+        for op, why, advice in unfit(graph, target)
+    ]
+    there = {(row.name, row.type) for row in rows}
+    rest = [layer for layer in report.layers if (layer.name, layer.type) not in there]
+    return dataclasses.replace(report, layers=rows + rest)
 
 
 def check_graph(name, graph, target, notes=()):
     """Make the `CheckReport` of a `Graph` on a `Target`."""
     found = xnnpack.clusters(graph) if target.clusters else []
     judge = _Judge(graph, target, found)
-    rows = _free_inputs(graph) if target.fixed_shapes else []
+    rows = _free_inputs(graph, target) if target.fixed_shapes else []
     rows += [judge.verdict(op) for op in graph.ops if op.weight is not None or op in judge.broken]
     return CheckReport(
         name, target.name, rows, judge.gain(), [*notes, *_cluster_notes(found, graph)]
     )
 
 
-def _free_inputs(graph):
+def _free_inputs(graph, target):
     return [
         LayerVerdict(
             name,
             "input",
             0.0,
             FAILS,
-            f"has dynamic dimensions, {tuple(shape)}, and LiteRT.js takes fixed ones only",
+            f"has dynamic dimensions, {tuple(shape)}, and {target.runtime} takes fixed ones only",
             "export it with a batch_size, and input_shape",
         )
         for name, shape in graph.free.items()
@@ -226,7 +238,7 @@ class _Judge:
     def _verdict(self, op):
         stored = op.weight.encoding != "dense"
         if self.target.block_cost is None:
-            return DENSE, NO_KERNELS, ""
+            return DENSE, self.target.no_use, ""
         if op.weight.encoding == "blocks":
             return self._blocks(op)
         if op.kind == "dense" and len(op.outputs[0].shape) != 4:

@@ -10,7 +10,7 @@ import numpy as np
 from kprune.formats.tflite.sparsity import SPARSE_FROM
 from kprune.graphs.weights import weights_of
 from kprune.report import tables
-from kprune.targets.check import FASTER, NO_KERNELS, PRUNE_FURTHER, PRUNE_IN_BLOCKS, check_graph
+from kprune.targets.check import FASTER, PRUNE_FURTHER, PRUNE_IN_BLOCKS, check_graph
 from kprune.targets.target import NEEDED_SPARSITY
 
 _NO_FASTER = 1.05  # A gain that nobody would notice, estimated as it is.
@@ -80,7 +80,7 @@ def outlook(graph, target, model):
 
 def _outlook(graph, target):
     if not target.rules:
-        return Outlook(target.name, 1.0, NO_KERNELS, _REMOVE)
+        return Outlook(target.name, 1.0, target.no_use, _REMOVE)
     report = check_graph("", graph, target)
     sparse = [layer for layer in report.layers if layer.sparsity >= SPARSE_FROM]
     faster = sum(layer.verdict == FASTER for layer in sparse)

@@ -7,6 +7,8 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
+from kprune.targets.tflm_operators import TFLM_OPERATORS
+
 # XNNPACK changes a cluster if *more* than this share of its 1x1 and dense weights is zero.
 NEEDED_SPARSITY = Fraction(2, 3)
 NEEDED_PERCENT = f"{float(NEEDED_SPARSITY):.1%}"
@@ -49,6 +51,9 @@ class Target:
         fixed_shapes: whether it runs only files without a dynamic dimension, such as the batch's.
         quantize: the settings of an export's `quantize` whose files it runs; None for all.
         always: whether a file must be fit for it where no target is named.
+        operators: names of the operators that it has, as in `schema.BuiltinOperator`; None for all
+            that the converter writes.
+        otherwise: what else makes a model smaller there, a clause; may be empty.
     """
 
     name: str
@@ -59,6 +64,14 @@ class Target:
     fixed_shapes: bool = False
     quantize: tuple | None = None
     always: bool = True
+    operators: frozenset | None = None
+    otherwise: str = ""
+
+    @property
+    def no_use(self) -> str:
+        """Why zeros are no faster on a target without rules."""
+        found = f"{self.runtime} has no sparse kernels: only removing channels makes it faster"
+        return "; ".join(filter(None, [found, self.otherwise]))
 
     def rule(self, kernel: str) -> Any:
         """Return the `Rule` of a kernel; None where the target has none such."""
@@ -129,6 +142,19 @@ TARGETS = {
             "any CPU; weights are computed with densely, so that only removing channels is faster",
             "onnx",
         ),
+        Target(
+            "tflm",
+            "TensorFlow Lite Micro",
+            "microcontrollers; weights are computed with densely",
+            "tflite",
+            fixed_shapes=True,
+            quantize=(None, "codebook", "int8", "int16x8"),
+            always=False,
+            operators=TFLM_OPERATORS,
+            otherwise=(
+                "kprune.WeightClustering makes the file smaller, with quantize='codebook' or 'int8'"
+            ),
+        ),
     )
 }
 
@@ -137,7 +163,8 @@ def get_target(target: "Target | str") -> Target:
     """Return a `Target` by its name.
 
     Args:
-        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, or a `Target`.
+        target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"tflm"`, or a
+            `Target`.
 
     Raises:
         ValueError: there is no such target; the message lists those there are.
