@@ -160,8 +160,11 @@ def export_tflite(
             - True: an error where `"auto"` would fall back. Not with `"dynamic"`, `"int8"` or
               `"int16x8"`, whose sparse files LiteRT does not run.
             - False: dense.
-        target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"` or
-            `"litert-wasm"`. By default it must be fit for all of them.
+        target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"`,
+            `"litert-wasm"` or `"tflm"`. By default it must be fit for all of the first three.
+            With `"tflm"` it has run in TensorFlow Lite Micro, too, and `quantize="codebook"`, or
+            an integer format of clustered weights, stores up to 128 values a kernel in its lookup
+            tables, with 1 to 7 bits a weight: a file that only it runs.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             file's sizes, where the model leaves them open (None: the file leaves them open, too).
             Many models can be converted with fixed sizes only; the error says which.

@@ -14,6 +14,7 @@ from kprune.formats.tflite.codebooks import CODEBOOK
 from kprune.formats.tflite.constants import tflite_constants
 from kprune.formats.tflite.operators import tflite_operators
 from kprune.formats.tflite.outputs import output_units
+from kprune.graphs.sizes import in_words
 from kprune.graphs.weights import weights_of
 from kprune.runtimes.batches import batches, join
 from kprune.runtimes.litert import LiteRT
@@ -51,7 +52,16 @@ def make(model, request, sparse, target):
 
     Returns:
         A `Made`.
+
+    Raises:
+        ExportError: sizes are left open.
     """
+    dynamic = in_words(request.signature.arguments)
+    if dynamic:
+        raise ExportError(
+            f"The target {target!r} runs files of fixed sizes only: give `input_shape=` for "
+            f"{dynamic}."
+        )
     if request.quantize == CODEBOOK:
         request = dataclasses.replace(request, quantize=None)
     made = sparse_tflite.make(model, request, sparse, target)

@@ -125,7 +125,8 @@ def check(
 
     Args:
         model_or_file: a built functional or Sequential Keras model; the path of a `.keras`,
-            `.tflite` or (for `"onnxruntime"`) `.onnx` file.
+            `.tflite` or (for `"onnxruntime"`) `.onnx` file. Of a file, operators and types that
+            TensorFlow Lite Micro lacks are named; of a model, its export names them.
         target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"tflm"`, or
             a `Target`.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the

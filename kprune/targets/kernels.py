@@ -1,5 +1,8 @@
 """What a target has no kernels for: operators of a file, and the types that they read."""
 
+from kprune.formats.tflite.lookup_tables import DECODE
+
+_TABLES = DECODE.decode()
 _OTHER = "write that part with other operations, or leave it out of the model"
 
 
@@ -11,14 +14,16 @@ def unfit(graph, target):
         target: a `Target`.
 
     Returns:
-        A list of `(op, why, advice)`: an `Op`, and clauses. Without `Target.operators` it is empty.
+        A list of `(op, why, advice)`: an `Op`, and clauses. Without `Target.operators`, what is for
+        another runtime only.
     """
-    if target.operators is None:
-        return []
     return [(op, *said) for op in graph.ops if (said := _why(op, target))]
 
 
 def _why(op, target):
+    if target.operators is None:
+        why = f"its weights are in TensorFlow Lite Micro's lookup tables, not for {target.runtime}"
+        return (why, "export it without target='tflm'") if op.type == _TABLES else None
     if op.type not in target.operators:
         return f"{target.runtime} has no operator {op.type}", _OTHER
     if op.weight is None:

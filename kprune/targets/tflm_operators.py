@@ -3,9 +3,11 @@
 Found by trying: a file of each operator of TFLite's schema was given to the interpreter of
 tflite-micro 0.dev20261023182759, whose resolver (python/tflite_micro/python_ops_resolver.cc) says
 of those it lacks "Didn't find op for builtin opcode". tests/targets/test_tflm.py tries again. On a
-board there are those that the program registers. CUSTOM is TFLM_DECODE (see
-`formats.tflite.lookup_tables`), or a program's own.
+board there are those that the program registers. TFLM_DECODE, which is of
+`formats.tflite.lookup_tables`, is a custom one; CUSTOM are a program's own.
 """
+
+from kprune.formats.tflite.lookup_tables import DECODE
 
 _NAMES = """
 ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND
@@ -20,4 +22,4 @@ SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQ
 SUB SUM SVDF TANH TRANSPOSE TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE
 ZEROS_LIKE
 """
-TFLM_OPERATORS = frozenset(_NAMES.split())
+TFLM_OPERATORS = frozenset([*_NAMES.split(), DECODE.decode()])

@@ -63,6 +63,12 @@ def test_clusters_are_in_lookup_tables_and_the_outputs_are_keras_own(tmp_path):
     assert any("are in lookup tables" in note for note in report.notes)
     assert run_apart(path.read_bytes(), [], []).arena_bytes == report.arena_bytes
     assert report.to_dict()["arena_bytes"] == report.arena_bytes
+    kernels = [weight for weight in model.get_weights() if weight.ndim > 1]
+    assert kprune.measure.size(path).parameters == sum(kernel.size for kernel in kernels)
+    assert kprune.check(path, "tflm").ok
+    elsewhere = kprune.check(path, "litert-x86")
+    assert not elsewhere.ok
+    assert "TensorFlow Lite Micro's lookup tables, not for LiteRT" in str(elsewhere.layers[0])
     arguments, feed = fresh_inputs(model, 1)
     expected = keras_outputs(model, arguments)[0]
     np.testing.assert_allclose(run_micro(path, *feed.values()), expected, rtol=1e-4, atol=1e-6)
@@ -168,6 +174,13 @@ def test_outputs_unlike_litert_s_are_refused(tmp_path, monkeypatch, quantize):
     monkeypatch.setattr(tflm, "run_apart", otherwise)
     with pytest.raises(VerificationError, match="between TensorFlow Lite Micro and LiteRT"):
         kprune.export_tflite(model, tmp_path / "m.tflite", quantize, samples(model), target="tflm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_that_are_left_open_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(4, 3)])
+    with pytest.raises(ExportError, match=r"'tflm' runs files of fixed sizes only.*dimension 1"):
+        kprune.export_tflite(model, tmp_path / "m.tflite", target="tflm")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -93,7 +93,7 @@ def decoded(blob):
         blob: the bytes of a TFLite file.
 
     Returns:
-        A list of `Constant`s, each weight once.
+        A list of `Constant`s, each weight once; damaged bytes raise one of `damaged.DAMAGE`.
     """
     file, found = parsed(blob), {}
     graph = file.subgraphs[0]
@@ -102,8 +102,9 @@ def decoded(blob):
             pairs = np.reshape(operator.inputs, (-1, 2)).tolist()
             for (indices, tables), output in zip(pairs, operator.outputs):
                 made = graph.tensors[output]
-                stored = [bytes(_data(file, graph.tensors[i])) for i in (indices, tables)]
-                found.setdefault(indices, _decoded(*stored, made))
+                if indices not in found:
+                    stored = [bytes(_data(file, graph.tensors[i])) for i in (indices, tables)]
+                    found[indices] = _decoded(*stored, made)
     return list(found.values())
 
 
@@ -177,6 +178,8 @@ def _decoded(indices, tables, made):
     """Return the `Constant` of packed indices, a header and tables, and the tensor they become."""
     shape, dtype = tuple(map(int, made.shape)), DTYPES[made.type]
     bits, stride = tables[5] & 7, tables[6]
+    if math.prod(shape) * bits > 8 * len(indices):
+        raise ValueError(f"a weight in a lookup table has fewer indices than entries, {shape}")
     unpacked = np.unpackbits(np.frombuffer(indices, "uint8"))[: math.prod(shape) * bits]
     codes = unpacked.reshape(-1, bits) @ (1 << np.arange(bits)[::-1])
     values = np.frombuffer(tables[_HEADER:], dtype)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kprune.formats.tflite.constants import tflite_zeros
 from kprune.formats.tflite.file import DTYPES, integers, operator_name, options, view
+from kprune.formats.tflite.lookup_tables import DECODE
 
 PADDING_SAME = 0  # `schema.Padding.SAME`
 
@@ -34,7 +35,7 @@ class Operator(NamedTuple):
     """An operator of a `FirstSubgraph`.
 
     Attributes:
-        name: as in `schema.BuiltinOperator`.
+        name: as in `schema.BuiltinOperator`; that of `lookup_tables.DECODE` is its own.
         inputs, outputs: indices of tensors; operands left out are not among them.
         table: the `schema.Operator`, for `FirstSubgraph.options`.
     """
@@ -71,7 +72,10 @@ class FirstSubgraph:
         self.operators = [self._operator(table) for table in tables]
 
     def _operator(self, table):
-        name = operator_name(self._model.OperatorCodes(table.OpcodeIndex()))
+        code = self._model.OperatorCodes(table.OpcodeIndex())
+        name = operator_name(code)
+        if name == "CUSTOM" and code.CustomCode() == DECODE:
+            name = DECODE.decode()
         inputs = [i for i in self._vector(table.InputsAsNumpy()) if i >= 0]
         outputs = [i for i in self._vector(table.OutputsAsNumpy()) if i >= 0]
         return Operator(name, inputs, outputs, table)
