@@ -7,7 +7,9 @@ import keras
 PACKAGES = {
     "tflite": ["tensorflow", "ai_edge_litert"],
     "onnx": ["tensorflow", "tf2onnx", "onnx", "onnxruntime"],
+    "tflm": ["tflite_micro", "yaml"],
 }
+_EXTRAS = {"tflm": "tflm"}  # of the others, "export"
 
 
 def require_packages(format):
@@ -19,5 +21,5 @@ def require_packages(format):
     if missing:
         raise ImportError(
             f"Exporting to {format} needs {', '.join(missing)}, not installed here: "
-            'pip install "kprune[export]"'
+            f'pip install "kprune[{_EXTRAS.get(format, "export")}]"'
         )

@@ -39,6 +39,7 @@ class Request:
         sparse: encode weights with many zeros as sparse (TFLite).
         calibration: one array for each input, for the integer formats.
         opset: the version of ONNX's operators (ONNX).
+        unroll: unroll recurrent layers, as for the integer formats (TFLite).
     """
 
     format: str
@@ -49,6 +50,7 @@ class Request:
     sparse: bool = False
     calibration: list | None = None
     opset: int | None = None
+    unroll: bool = False
 
 
 def convert(model, request):
@@ -65,8 +67,9 @@ def _to_tflite(model, request):
     import tensorflow as tf
 
     integer = request.calibration is not None
-    unroll = _unrolled(model) if integer else contextlib.nullcontext()
-    with workplace() as folder, _convertible(model), unroll:
+    unroll = integer or request.unroll
+    unrolled = _unrolled(model) if unroll else contextlib.nullcontext()
+    with workplace() as folder, _convertible(model), unrolled:
         concrete = _traced(model, request)
         if integer:
             _refuse_loops(concrete)

@@ -63,12 +63,14 @@ class Finished:
     Attributes:
         blob: the bytes of the file that is kept.
         beside: the bytes of each file of `Format.beside`.
+        constants: those of the file that is kept, where `Format.constants` would not find them.
         notes: sentences for the report.
         facts: fields of the report.
     """
 
     blob: bytes
     beside: list = dataclasses.field(default_factory=list)
+    constants: list | None = None
     notes: list = dataclasses.field(default_factory=list)
     facts: dict = dataclasses.field(default_factory=dict)
 
@@ -168,7 +170,8 @@ def export(
             [temporary, *others], [path, *beside], [done.blob, *done.beside]
         ):
             files.write(place, data, where)
-        weights, note = _stored_weights(made.model, format.constants(blob))
+        constants = format.constants(blob) if done.constants is None else done.constants
+        weights, note = _stored_weights(made.model, constants)
         notes += note + _float_note(weights, request.quantize)
         outlooks = []
         if any(weight.sparsity >= SPARSE_FROM for weight in weights):
@@ -287,7 +290,7 @@ def _float_note(weights, quantize):
     others = [f"{each.name} ({each.dtype})" for each in weights if each.dtype != "int4"]
     if quantize == "int4" and others:
         return [f"not in 4 bits, which dense layers alone have kernels for: {', '.join(others)}"]
-    in_float = [weight.name for weight in weights if weight.dtype == "float32"]
+    in_float = [w.name for w in weights if (w.dtype, w.encoding) == ("float32", "dense")]
     if quantize != "codebook" or not in_float:
         return []
     return [f"stored in float32, not as codes: {', '.join(in_float)}"]

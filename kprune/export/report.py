@@ -47,6 +47,8 @@ class ExportReport:
             zero: whether it is faster there than dense, why, and what would be.
         beside: the other files that were written.
         io: of a `.tflite` file a `FileTensor` for each input and output: dtype, scale, zero point.
+        arena_bytes: how much memory TensorFlow Lite Micro needs for it, measured on this machine;
+            None for other targets.
     """
 
     path: str
@@ -66,6 +68,7 @@ class ExportReport:
     outlooks: list[Outlook] = dataclasses.field(default_factory=list)
     beside: list[str] = dataclasses.field(default_factory=list)
     io: list[FileTensor] = dataclasses.field(default_factory=list)
+    arena_bytes: int | None = None
 
     @property
     def targets(self) -> dict[str, float]:
@@ -147,6 +150,8 @@ class ExportReport:
             yield "top-1 agreement", tables.percent(self.top1_agreement)
         if self.sparsity is not None:
             yield "sparsity", tables.percent(self.sparsity)
+        if self.arena_bytes is not None:
+            yield "arena", f"{_readable(self.arena_bytes)} of memory in TensorFlow Lite Micro"
         for path in self.beside:
             yield "and", path
         yield "time", f"{self.seconds:.1f} s"

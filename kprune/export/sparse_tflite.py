@@ -52,6 +52,9 @@ def make(model, request, sparse, target=None):
     dense = dataclasses.replace(request, sparse=False)
     if sparse is False or (sparse == AUTO and not _has_zeros(model)):
         return Made(transport.convert(model, dense), model)
+    if target is not None and not get_target(target).rules:
+        note = f"stored dense: {get_target(target).runtime} reads no sparse weights"
+        return Made(transport.convert(model, dense), model, notes=[note])
     if request.quantize in INTEGERS:
         note = (
             "stored dense: LiteRT's default interpreter does not load sparse integer weights; the "

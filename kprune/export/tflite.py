@@ -7,9 +7,10 @@ from typing import Any
 import keras
 
 from kprune._system.errors import ExportError
+from kprune._system.packages import require_packages
 from kprune._system.type_aliases import FilePath, InputShape
 from kprune.export import c_array as c_arrays
-from kprune.export import integer_io, sparse_tflite, transport
+from kprune.export import integer_io, sparse_tflite, tflm, transport
 from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.quantization import few_levels
@@ -41,6 +42,8 @@ class TFLite(Format):
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
+        if tflm.is_for(self.target):
+            return tflm.make(model, request, self.sparse, self.target)
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
@@ -61,6 +64,8 @@ class TFLite(Format):
 
     def inspect(self, blob, request):
         """Refuse a file that would read out of bounds; note what stays in float or dense."""
+        if tflm.is_for(self.target):
+            tflm.refuse(blob, self.target)
         operators = tflite_operators(blob)
         if any(name == "DEQUANTIZE" and tensors[0].sparse for name, tensors in operators):
             raise ExportError(
@@ -87,10 +92,13 @@ class TFLite(Format):
         return c_arrays.beside(path) if self.c_array else []
 
     def finish(self, verified, show):
-        """Say what stands at the file's edges, and make an array of the bytes that are kept."""
+        """Run the file in the target's own runtime; make an array of the bytes that are kept."""
         tensors = integer_io.file_tensors(verified.blob)
         integer_io.check_made(tensors, verified.request.io)
-        done = Finished(verified.blob, facts={"io": tensors})
+        done = Finished(verified.blob)
+        if tflm.is_for(self.target):
+            done = tflm.finish(verified, show)
+        done.facts["io"] = tensors
         if self.c_array:
             done.beside += c_arrays.sources(done.blob, self.c_array)
         return done
@@ -184,7 +192,11 @@ def export_tflite(
         c_array: also write the file as an array in C, `model.cc` and `model.h` beside
             `model.tflite`: see `to_c_array`.
         target: what the file is for, if for one target only: `"litert-arm64"`, `"litert-x86"`,
-            `"litert-wasm"` or `"openvino"`. By default it must be fit for LiteRT on all of them.
+            `"litert-wasm"`, `"openvino"` or `"tflm"`. By default it must be fit for the first
+            three. With `"tflm"` it has run in TensorFlow Lite Micro, too, and
+            `quantize="codebook"`, or an integer format of clustered weights, stores up to 128
+            values a kernel in its lookup tables, with 1 to 7 bits a weight: a file that only it
+            runs.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             file's sizes, where the model leaves them open (None: the file leaves them open, too).
             Many models can be converted with fixed sizes only; the error says which.
@@ -234,6 +246,14 @@ def export_tflite(
         )
     if quantize == INT4:
         int4.require()
+    if target is not None and sparse is True and not get_target(target).rules:
+        raise ValueError(
+            f"The target {target!r} reads no sparse weights. Received: sparse=True. Leave it out; "
+            "what helps there is to remove channels (kprune.prune_channels)"
+            + (f"; {get_target(target).otherwise}." if get_target(target).otherwise else ".")
+        )
+    if tflm.is_for(target):
+        require_packages("tflm")
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "

@@ -24,8 +24,9 @@ class StoredWeight:
         shape: its shape in the file, where axes stand in another order than in Keras.
         dtype: what it is stored as.
         sparsity: share of zeros (integers: of values at the zero point), as a fraction.
-        encoding: `"dense"` or `"sparse"`.
-        values: of a `.tflite` weight in 8 or 4 bits, how many different codes other than 0 it has.
+        encoding: `"dense"`, `"sparse"`, or a lookup table such as `"4-bit table"`.
+        values: of a `.tflite` weight in 8 or 4 bits or a lookup table, how many different codes
+            other than zero it has.
         entropy: of such a weight, in bits for each entry: what the best code that looks at one
             entry at a time would take.
     """
@@ -43,7 +44,8 @@ class StoredWeight:
 class Constant:
     """A constant of a file, as real values: zero is exactly 0.0.
 
-    `codes` are those of a `.tflite` constant in 8 or 4 bits, less its zero point.
+    `codes` are those of a `.tflite` constant in 8 or 4 bits, less its zero point; of one in a
+    lookup table, numbers of its values, 0 for zero.
     """
 
     values: np.ndarray

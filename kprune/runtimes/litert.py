@@ -16,6 +16,7 @@ class LiteRT:
     Args:
         file: its path, or its bytes.
         threads: int, how many threads it may use; by default LiteRT's choice.
+        reference: bool, whether to use its reference kernels, which are slow.
 
     Attributes:
         inputs, outputs: {name: (dims, dtype, quantized)} of each: ints, None where dynamic; a NumPy
@@ -25,12 +26,15 @@ class LiteRT:
 
     name = "LiteRT"
 
-    def __init__(self, file, threads=None):
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, file, threads=None, reference=False):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         in_memory = isinstance(file, bytes)
         source = {"model_content": file} if in_memory else {"model_path": str(file)}
-        self._interpreter = Interpreter(**source, num_threads=threads)
+        kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
+        self._interpreter = Interpreter(
+            **source, num_threads=threads, experimental_op_resolver_type=kernels
+        )
         self.version = version("ai-edge-litert")
         self._sources, self._targets = self._details()
         self.inputs, self.input_scales = _described(self._sources)
@@ -88,10 +92,18 @@ class LiteRT:
         Integer inputs and outputs are quantized and dequantized here, by their scales in the file.
         An array of integers is taken as quantized already.
         """
-        self.prepare({name: self._quantized(name, feeds[name]) for name in self._sources})
-        return {name: self._dequantized(name, value) for name, value in self.run().items()}
+        self.prepare(self.encoded(feeds))
+        return self.decoded(self.run())
 
-    def _quantized(self, name, value):
+    def encoded(self, feeds):
+        """Return {name: array} as the file takes them: real values as its integers."""
+        return {name: self._encoded(name, feeds[name]) for name in self._sources}
+
+    def decoded(self, outputs):
+        """Return {name: array} of outputs as real values."""
+        return {name: self._decoded(name, value) for name, value in outputs.items()}
+
+    def _encoded(self, name, value):
         import numpy as np
 
         if name not in self.input_scales or np.issubdtype(value.dtype, np.integer):
@@ -101,7 +113,7 @@ class LiteRT:
         codes = np.round(np.asarray(value, "float64") / scale) + zero
         return np.clip(codes, limits.min, limits.max).astype(dtype)
 
-    def _dequantized(self, name, value):
+    def _decoded(self, name, value):
         if name not in self.output_scales:
             return value
         scale, zero = self.output_scales[name]

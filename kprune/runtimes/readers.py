@@ -61,7 +61,7 @@ def _hybrid(blob):
     )
 
 
-_OPENVINO, _TFLM = ("OpenVINO", "2026.4.1"), ("TFLM", "2026-10")
+_OPENVINO, _TFLM = ("OpenVINO", "2026.4.1"), ("TensorFlow Lite Micro", "2026-10")
 RULES = (
     Rule(
         *_OPENVINO,
@@ -120,7 +120,7 @@ def _installed(runtime):
 
 
 def _reads(name, blob):
-    runtime = name.partition(" ")[0]
+    runtime = name.rpartition(" ")[0]
     if _installed(runtime) is None:
         return False
     try:

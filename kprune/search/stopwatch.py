@@ -12,6 +12,7 @@ from kprune.runtimes.litertjs import browser
 _MACHINES = {
     "litert-x86": ("x86_64", "AMD64", "i386", "i686"),
     "litert-arm64": ("arm64", "aarch64"),
+    "tflm": (),  # what is timed in it elsewhere says nothing of a microcontroller
 }
 _ROUNDS = 40
 
@@ -35,7 +36,7 @@ class Stopwatch:
     """
 
     def __init__(self, target, seed=0):
-        self._seed, self._web = seed, target.fixed_shapes
+        self._seed, self._web = seed, target.runtime == "LiteRT.js"
         self.measures, self.about = True, f"measured in {target.runtime} on this machine"
         # A target may be a runtime that reads the files of another.
         self._runtimes = target.name if target.name in RUNTIMES else None

@@ -37,7 +37,8 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         prepared, share = _sparse(model, target, notes)
     if goal.size is None:
         channels = _channels(model, notes)
-    kinds = _QUANTIZE[target.format]
+    runs = target.quantize
+    kinds = tuple(kind for kind in _QUANTIZE[target.format] if runs is None or kind in runs)
     if judge.judged == "model":
         kinds = ()
         notes.append(

@@ -18,6 +18,7 @@ from kprune.runtimes import readers
 from kprune.targets import xnnpack
 from kprune.targets.from_keras import read
 from kprune.targets.from_tflite import read_tflite
+from kprune.targets.kernels import unfit
 from kprune.targets.rewrites import rewrite
 from kprune.targets.target import NEEDED_PERCENT, Target, get_target
 
@@ -126,9 +127,10 @@ def check(
 
     Args:
         model_or_file: a built functional or Sequential Keras model; the path of a `.keras`,
-            `.tflite` or (for `"onnxruntime"` and `"openvino"`) `.onnx` file.
+            `.tflite` or (for `"onnxruntime"` and `"openvino"`) `.onnx` file. Of a file, operators
+            and types that the runtime lacks are named; of a model, its export names them.
         target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"openvino"`,
-            or a `Target`.
+            `"tflm"`, or a `Target`.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes that a Keras model which leaves them open is judged at; by default as in
             `kprune.flops`, and a note says which.
@@ -180,8 +182,12 @@ def _check_file(path, target):
         ]
         report = CheckReport(path, target.name, rows, 1.0, [])
     else:
-        report = read_tflite(path, lambda graph: check_graph(path, graph, target))
-    return dataclasses.replace(report, layers=[*_unread(path, target), *report.layers])
+        report = read_tflite(
+            path, lambda graph: _with_unfit(check_graph(path, graph, target), graph, target)
+        )
+    if report.ok:  # Else layer by layer.
+        report = dataclasses.replace(report, layers=[*_unread(path, target), *report.layers])
+    return report
 
 
 def _unread(path, target):
@@ -194,25 +200,36 @@ def _unread(path, target):
     ]  # fmt: skip
 
 
+def _with_unfit(report, graph, target):
+    """Add what the target has no kernels for."""
+    rows = [
+        LayerVerdict(op.name, op.type, op.weight.sparsity if op.weight else 0.0, FAILS, why, advice)
+        for op, why, advice in unfit(graph, target)
+    ]
+    there = {(row.name, row.type) for row in rows}
+    rest = [layer for layer in report.layers if (layer.name, layer.type) not in there]
+    return dataclasses.replace(report, layers=rows + rest)
+
+
 def check_graph(name, graph, target, notes=()):
     """Make the `CheckReport` of a `Graph` on a `Target`."""
     found = xnnpack.clusters(graph) if target.clusters else []
     judge = _Judge(graph, target, found)
-    rows = _free_inputs(graph) if target.fixed_shapes else []
+    rows = _free_inputs(graph, target) if target.fixed_shapes else []
     rows += [judge.verdict(op) for op in graph.ops if op.weight is not None or op in judge.broken]
     return CheckReport(
         name, target.name, rows, judge.gain(), [*notes, *_cluster_notes(found, graph)]
     )
 
 
-def _free_inputs(graph):
+def _free_inputs(graph, target):
     return [
         LayerVerdict(
             name,
             "input",
             0.0,
             FAILS,
-            f"has dynamic dimensions, {tuple(shape)}, and LiteRT.js takes fixed ones only",
+            f"has dynamic dimensions, {tuple(shape)}, and {target.runtime} takes fixed ones only",
             "export it with a batch_size, and input_shape",
         )
         for name, shape in graph.free.items()

@@ -141,8 +141,9 @@ def _target_of_pruning(target):
         raise ValueError(
             f"{target.name} has no use for zeros: only fewer channels make it faster. Use "
             "kprune.Pruning(0.5, pattern=kprune.Channels(round_to=8)) and kprune.shrink(model) "
-            "after it, or kprune.prune_channels(model, flops=0.5). "
-            f"Received: target={target.name!r}"
+            "after it, or kprune.prune_channels(model, flops=0.5)"
+            + (f"; {target.otherwise}. " if target.otherwise else ". ")
+            + f"Received: target={target.name!r}"
         )
     return target
 

@@ -155,7 +155,9 @@ class _Lowering:
         sparse = self.file.sparse(source)
         encoding = "dense" if not sparse else "blocks" if direct and source == index else "csr"
         kept = self.file.stored_bytes(source) // 4  # blocks are of float32
-        return Weight(size, zeros, encoding, kept if encoding == "blocks" else None)
+        stored = self.file.dtype(source)
+        dtype = stored if source == index or stored == "float16" else "float32"
+        return Weight(size, zeros, encoding, kept if encoding == "blocks" else None, dtype)
 
     def _pad(self, op, ins):
         if not self._holds_data(ins[1]):

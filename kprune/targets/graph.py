@@ -39,12 +39,14 @@ class Weight:
         encoding: how it is stored: `"dense"`; `"csr"`, sparse, and made dense when the file is
             loaded; `"blocks"`, sparse in 1x4 blocks, as a kernel of its own reads it.
         kept: how many entries are in the blocks that are stored, with `"blocks"`.
+        dtype: what an operator of a file reads it as, or `"float16"` where it is stored so.
     """
 
     size: int
     zeros: int
     encoding: str = "dense"
     kept: int | None = None
+    dtype: str = "float32"
 
     @property
     def sparsity(self):

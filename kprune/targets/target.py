@@ -7,6 +7,8 @@ import dataclasses
 from fractions import Fraction
 from typing import Any
 
+from kprune.targets.tflm_operators import TFLM_OPERATORS
+
 # XNNPACK changes a cluster if *more* than this share of its 1x1 and dense weights is zero.
 NEEDED_SPARSITY = Fraction(2, 3)
 NEEDED_PERCENT = f"{float(NEEDED_SPARSITY):.1%}"
@@ -51,6 +53,9 @@ class Target:
         always: whether a file must be fit for it where no target is named.
         also: formats that it runs besides.
         why_dense: what keeps it from being faster with zeros, where it has no rules.
+        operators: names of the operators that it has, as in `schema.BuiltinOperator`; None for all
+            that the converter writes.
+        otherwise: what else makes a model smaller there, a clause; may be empty.
     """
 
     name: str
@@ -63,6 +68,8 @@ class Target:
     always: bool = True
     also: tuple = ()
     why_dense: str = "has no sparse kernels"
+    operators: frozenset | None = None
+    otherwise: str = ""
 
     @property
     def formats(self) -> tuple:
@@ -72,7 +79,8 @@ class Target:
     @property
     def no_kernels(self) -> str:
         """Why zeros make nothing faster on a target without rules, as a sentence."""
-        return f"{self.runtime} {self.why_dense}: only removing channels makes it faster"
+        found = f"{self.runtime} {self.why_dense}: only removing channels makes it faster"
+        return "; ".join(filter(None, [found, self.otherwise]))
 
     def rule(self, kernel: str) -> Any:
         """Return the `Rule` of a kernel; None where the target has none such."""
@@ -153,6 +161,19 @@ TARGETS = {
             also=("tflite",),
             why_dense="computes densely (its switch for sparse weights is for int8 on AMX)",
         ),
+        Target(
+            "tflm",
+            "TensorFlow Lite Micro",
+            "microcontrollers; weights are computed with densely",
+            "tflite",
+            fixed_shapes=True,
+            quantize=(None, "codebook", "int8", "int16x8"),
+            always=False,
+            operators=TFLM_OPERATORS,
+            otherwise=(
+                "kprune.WeightClustering makes the file smaller, with quantize='codebook' or 'int8'"
+            ),
+        ),
     )
 }
 
@@ -162,7 +183,7 @@ def get_target(target: "Target | str") -> Target:
 
     Args:
         target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"openvino"`,
-            or a `Target`.
+            `"tflm"`, or a `Target`.
 
     Raises:
         ValueError: there is no such target; the message lists those there are.

@@ -70,7 +70,7 @@ def told(report):
 def test_the_report_says_which_runtimes_do_not_read_the_file(made):
     found = told(made("blocks")[0])
     assert "OpenVINO" in found
-    assert "TFLM" in found
+    assert "TensorFlow Lite Micro" in found
     assert f": {IN_BLOCKS} |" in found
     found = told(made("sparse.onnx")[0])
     assert found.startswith("not read by OpenVINO")

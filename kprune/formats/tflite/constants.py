@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from kprune.formats.tflite import lookup_tables
 from kprune.formats.tflite.file import DTYPES, integers, stored, tensors, view
 from kprune.formats.tflite.sparsity import densified
 from kprune.formats.weights import Constant
@@ -80,7 +81,7 @@ def tflite_weights(blob):
     Raises:
         ValueError: the file's buffers overlap, so that few bytes would be many weights.
     """
-    model, left = view(blob), 4 * len(blob)
+    model, left = view(blob), 8 * len(blob)  # an entry in a lookup table takes a bit at least
     for tensor in tensors(model):
         length = model.Buffers(tensor.Buffer()).DataLength()
         if tensor.ShapeLength() < 2 or not length or not _is_weight(tensor):
@@ -89,6 +90,12 @@ def tflite_weights(blob):
         if left < 0:
             raise ValueError("its buffers overlap")
         yield tflite_zeros(model, tensor)
+    if lookup_tables.DECODE in blob:
+        for constant in lookup_tables.decoded(blob):
+            left -= constant.values.size
+            if left < 0:
+                raise ValueError("its buffers overlap")
+            yield int(np.count_nonzero(constant.values == 0)), constant.values.size
 
 
 def _is_weight(tensor):

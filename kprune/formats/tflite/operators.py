@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kprune.formats.tflite.constants import tflite_zeros
 from kprune.formats.tflite.file import DTYPES, integers, operator_name, options, view
+from kprune.formats.tflite.lookup_tables import DECODE
 
 PADDING_SAME = 0  # `schema.Padding.SAME`
 
@@ -34,7 +35,7 @@ class Operator(NamedTuple):
     """An operator of a `FirstSubgraph`.
 
     Attributes:
-        name: as in `schema.BuiltinOperator`.
+        name: as in `schema.BuiltinOperator`; that of `lookup_tables.DECODE` is its own.
         inputs, outputs: indices of tensors; operands left out are not among them.
         table: the `schema.Operator`, for `FirstSubgraph.options`.
     """
@@ -63,6 +64,7 @@ class FirstSubgraph:
         self._graph = self._model.Subgraphs(0)
         # A sound file's vectors do not overlap, so that all together are hardly longer than it.
         self._left = 4 * len(blob)
+        self._zeros = {}
         self.inputs = set(self._vector(self._graph.InputsAsNumpy()))
         self.outputs = set(self._vector(self._graph.OutputsAsNumpy()))
         self.tensors = self._graph.TensorsLength()
@@ -70,7 +72,10 @@ class FirstSubgraph:
         self.operators = [self._operator(table) for table in tables]
 
     def _operator(self, table):
-        name = operator_name(self._model.OperatorCodes(table.OpcodeIndex()))
+        code = self._model.OperatorCodes(table.OpcodeIndex())
+        name = operator_name(code)
+        if name == "CUSTOM" and code.CustomCode() == DECODE:
+            name = DECODE.decode()
         inputs = [i for i in self._vector(table.InputsAsNumpy()) if i >= 0]
         outputs = [i for i in self._vector(table.OutputsAsNumpy()) if i >= 0]
         return Operator(name, inputs, outputs, table)
@@ -102,9 +107,14 @@ class FirstSubgraph:
         """The name of a tensor; `"?"` without one."""
         return (self._graph.Tensors(index).Name() or b"?").decode(errors="replace")
 
+    def dtype(self, index):
+        """What a tensor holds, as in `DTYPES`; elsewhere a number of `schema.TensorType`."""
+        number = self._graph.Tensors(index).Type()
+        return DTYPES.get(number, number)
+
     def floating(self, index):
         """Whether a tensor holds floats of 32 or 16 bits."""
-        return DTYPES.get(self._graph.Tensors(index).Type()) in ("float32", "float16")
+        return self.dtype(index) in ("float32", "float16")
 
     def sparse(self, index):
         """Whether a tensor is stored sparse."""
@@ -116,8 +126,10 @@ class FirstSubgraph:
 
     def zeros(self, index):
         """(number of zeros, number of entries) of a constant."""
-        self._spend(self.stored_bytes(index))
-        return tflite_zeros(self._model, self._graph.Tensors(index))
+        if index not in self._zeros:  # Many operators may read it, as in an unrolled loop.
+            self._spend(self.stored_bytes(index))
+            self._zeros[index] = tflite_zeros(self._model, self._graph.Tensors(index))
+        return self._zeros[index]
 
     def integers(self, index):
         """The entries of a constant of integers, as a flat list."""
