@@ -19,6 +19,10 @@ def benchmark(
     free_dim: FreeDim = None,
     input_shape: InputShape = None,
     timeout: Annotated[float, typer.Option(help="Seconds to load a file, or visit it.")] = 300.0,
+    target: Annotated[
+        str | None,
+        typer.Option(help="An Ethos-U, as ethos-u55-128: Vela's estimates of int8 .tflite files."),
+    ] = None,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
     compare: Annotated[
@@ -38,7 +42,7 @@ def benchmark(
         other = compare and read_report(compare)
         sizes = common.input_shape(input_shape)
         report = kprune.measure.benchmark(
-            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes
+            files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes, target
         )
         show(report, json)
         if plot:

@@ -7,7 +7,9 @@ from typing import Any
 
 from kprune.formats.weights import StoredWeight
 from kprune.report import tables
+from kprune.runtimes.vela_tables import VelaEstimate
 from kprune.runtimes.verification import OutputDifference
+from kprune.targets import ethos_u
 from kprune.targets.outlook import Outlook
 
 
@@ -45,6 +47,7 @@ class ExportReport:
         outlooks: an `Outlook` for each target that the file is for, where a weight is at least 30%
             zero: whether it is faster there than dense, why, and what would be.
         beside: the other files that were written.
+        estimate: for an Ethos-U, Vela's `VelaEstimate` of the compiled file: not measured.
     """
 
     path: str
@@ -63,6 +66,7 @@ class ExportReport:
     rewrites: list[str] = dataclasses.field(default_factory=list)
     outlooks: list[Outlook] = dataclasses.field(default_factory=list)
     beside: list[str] = dataclasses.field(default_factory=list)
+    estimate: VelaEstimate | None = None
 
     @property
     def targets(self) -> dict[str, float]:
@@ -128,6 +132,8 @@ class ExportReport:
             yield "sparsity", tables.percent(self.sparsity)
         for path in self.beside:
             yield "and", path
+        if self.estimate is not None:
+            yield from ethos_u.rows_of(self.estimate)
         yield "time", f"{self.seconds:.1f} s"
         for change in self.rewrites:
             yield "rewritten", change

@@ -7,7 +7,7 @@ import keras
 
 from kprune._system.errors import ExportError
 from kprune._system.type_aliases import FilePath, InputShape
-from kprune.export import sparse_tflite, transport
+from kprune.export import ethos_u, sparse_tflite, transport
 from kprune.export.pipeline import INTEGER_ONLY, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.tflite import codebooks
@@ -26,20 +26,31 @@ class TFLite(Format):
     Args:
         sparse: True, False or `"auto"`.
         target: the name of the target the file is for; None for any.
+        compiler: what compiles the file for the target, an `ethos_u.Compiler`; None for nothing.
     """
 
     suffix = "tflite"
     runtime = LiteRT
 
-    def __init__(self, sparse=False, target=None):
-        self.sparse, self.target = sparse, target
+    def __init__(self, sparse=False, target=None, compiler=None):
+        self.sparse, self.target, self.compiler = sparse, target, compiler
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
         if request.quantize == CODEBOOK:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(codebooks.transform(blob, model), model)
-        return sparse_tflite.make(model, request, self.sparse, self.target)
+        sparse = self.sparse if self.compiler is None else False
+        return sparse_tflite.make(model, request, sparse, self.target)
+
+    def beside(self, path):
+        """Return the paths of the compiled file and its estimate, for an Ethos-U."""
+        return ethos_u.beside(path) if self.compiler else super().beside(path)
+
+    def finish(self, verified, show):
+        """Compile the verified file, for an Ethos-U."""
+        finish = self.compiler.finish if self.compiler else super().finish
+        return finish(verified, show)
 
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
@@ -49,6 +60,8 @@ class TFLite(Format):
         """Say what the zeros are worth; those under codes are there for the file's size."""
         if request.quantize == CODEBOOK:
             return []
+        if self.compiler:
+            return self.compiler.outlooks(blob, model)
         return sparse_tflite.outlooks(blob, self.target, model)
 
     def inspect(self, blob, request):
@@ -95,6 +108,7 @@ def export_tflite(
     input_shape: InputShape | None = None,
     inputs: Any = None,
     tolerance: float | None = None,
+    sram: int | None = None,
 ) -> ExportReport:
     """Write a Keras model as a `.tflite` file that has run in LiteRT and agrees with Keras.
 
@@ -163,6 +177,12 @@ def export_tflite(
             `"int16x8"` (0.1) and `"int8"` (0.25): the root mean square of the difference divided
             by that of the output. These catch broken files; measure what quantization costs on
             test data.
+        sram: bytes of SRAM there are on an Ethos-U: Vela is told to keep to them, and a model that
+            needs more is refused.
+
+    For a target such as `"ethos-u55-128"` Vela compiles the file once it has run in LiteRT. Beside
+    `model.tflite` are then `model_vela.tflite`, which is what the device runs, and
+    `model_vela.json`, Vela's estimate of it (`ExportReport.estimate`).
 
     Where the zeros of a float file make it faster on none of its targets, a `NotFasterWarning` says
     what would.
@@ -175,7 +195,8 @@ def export_tflite(
             `"int8"` or `"int16x8"` without `representative_data`; arguments that do not go
             together; sizes that the model does not accept.
         OSError: nothing can be written at `path`.
-        ExportError: the conversion failed, the file does not run, or the disk is full.
+        ExportError: the conversion failed, the file does not run, or the disk is full; Vela cannot
+            compile it, nothing of it would run on the Ethos-U, or it needs more than `sram`.
         VerificationError: the file runs, but its outputs are beyond the tolerance.
         ImportError: packages are missing.
     """
@@ -214,7 +235,7 @@ def export_tflite(
     return export(
         model,
         path,
-        TFLite(sparse, target),
+        TFLite(sparse, target, _compiler(target, sram)),
         batch_size=batch_size,
         input_shape=input_shape,
         representative_data=representative_data,
@@ -222,3 +243,15 @@ def export_tflite(
         tolerance=tolerance,
         quantize=quantize,
     )
+
+
+def _compiler(target, sram):
+    """Return what compiles the file for a target; None where nothing does."""
+    if target is not None and get_target(target).compressed:
+        return ethos_u.Compiler(get_target(target), sram)
+    if sram is not None:
+        raise ValueError(
+            "`sram` is what there is on an Ethos-U: give it with a target such as 'ethos-u55-128'. "
+            f"Received: sram={sram!r}, target={target!r}"
+        )
+    return None

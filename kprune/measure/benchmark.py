@@ -28,10 +28,12 @@ from kprune.graphs.flops import flops
 from kprune.graphs.load import load_keras
 from kprune.graphs.signature import describe
 from kprune.graphs.sizes import checked, concrete, sizes_of
-from kprune.measure import worker
+from kprune.measure import estimates, worker
 from kprune.measure.size import size
 from kprune.report import plots, tables
 from kprune.report.tables import Printable
+from kprune.runtimes.vela_tables import VelaEstimate
+from kprune.targets.target import Target
 
 # A visit to a file runs it for about this long, so that short latencies are not all clock noise.
 _VISIT_SECONDS = 0.02
@@ -45,6 +47,8 @@ class FileBenchmark:
     `speedup` is the first file's latency divided by this file's, the median over rounds; above 1
     is faster. `parameters` and `nonzeros` count weights of rank 2 or more, as the file stores
     them. `flops` is by the definition of `kprune.flops`; None where it cannot be known.
+
+    For an Ethos-U nothing is measured: `estimate` is Vela's `VelaEstimate`, and all times are its.
     """
 
     path: str
@@ -58,6 +62,7 @@ class FileBenchmark:
     parameters: int
     nonzeros: int
     flops: int | None
+    estimate: VelaEstimate | None = None
 
 
 @dataclass(repr=False)
@@ -87,6 +92,8 @@ class BenchmarkReport(Printable):
 
     def __rich__(self):
         names = {"file": [Path(row.path).name for row in self.rows]}
+        if self.rows[0].estimate is not None:
+            return estimates.table(self.rows, names)
         latency = {
             "runtime": [row.runtime for row in self.rows],
             ">median": [tables.milliseconds(row.median) for row in self.rows],
@@ -139,6 +146,7 @@ def benchmark(
     free_dim: int | None = None,
     timeout: float = 300.0,
     input_shape: InputShape | None = None,
+    target: Target | str | None = None,
 ) -> BenchmarkReport:
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
@@ -149,12 +157,17 @@ def benchmark(
     it is the ratios, taken round by round, that can be trusted. A run takes its inputs from NumPy
     arrays and gives its outputs back as such.
 
+    For an Ethos-U, which is not on this machine, Vela's estimates are shown side by side instead:
+    of int8 `.tflite` files, which it compiles, with a `target`; or of the compiled files that
+    `export_tflite` wrote, whose estimates are in the `.json` beside each.
+
     Example:
 
     ```python
     report = kprune.benchmark(["dense.tflite", "pruned.tflite"])
     print(report)
     report.rows[1].speedup
+    kprune.benchmark(["dense_vela.tflite", "pruned_vela.tflite"]).rows[1].estimate.cycles
     ```
 
     Args:
@@ -172,6 +185,8 @@ def benchmark(
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes to run at, where a file leaves them open. `.keras` files go without: by default
             they run as `kprune.flops` counts them.
+        target: an Ethos-U target, such as `"ethos-u55-128"`: nothing is measured then, and the
+            other arguments but `files` are ignored.
 
     Returns:
         A `BenchmarkReport`.
@@ -186,6 +201,10 @@ def benchmark(
     paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     _validate(paths, threads, batch_size, rounds, warmup, free_dim)
     check_timeout(timeout)
+    found = estimates.of(paths, target)
+    if found is not None:
+        rows = [FileBenchmark(**each) for each in found]
+        return BenchmarkReport(rows, threads, batch_size, 0, 0, seed, machine())
     input_shape = checked(input_shape)
     order = random.Random(seed)
     with ExitStack() as stack:
@@ -193,7 +212,7 @@ def benchmark(
         progress = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
         stack.enter_context(progress)
         task = progress.add_task("Loading", total=len(paths) + rounds)
-        runners, rows = [], []
+        runners, facts = [], []
         for file in paths:
             progress.update(task, description=f"Loading {file.name}")
             model = load_keras(file) if file.suffix == ".keras" else None
@@ -214,7 +233,7 @@ def benchmark(
             runners.append(runner)
             sizes = sizes_of(arguments) if arguments else runner.shapes
             figures = size(file, model).to_dict() | {"path": str(file)}
-            rows.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
+            facts.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
@@ -227,7 +246,7 @@ def benchmark(
                 medians[i].append(statistics.median(visit))
             progress.advance(task)
     measured = []
-    for i, (runner, facts) in enumerate(zip(runners, rows)):
+    for i, (runner, known) in enumerate(zip(runners, facts)):
         p10, p90 = percentiles(times[i])
         ratios = [first / this for first, this in zip(medians[0], medians[i])]
         measured.append(
@@ -237,7 +256,7 @@ def benchmark(
                 p10=p10,
                 p90=p90,
                 speedup=statistics.median(ratios),
-                **facts,
+                **known,
             )
         )
     versions = {runner.runtime: runner.version for runner in runners}
