@@ -6,6 +6,7 @@ from kprune._system.quiet import quiet
 from kprune.measure.benchmark import benchmark
 from kprune.measure.web import benchmark_web
 from kprune.runtimes.litertjs import browser
+from kprune.runtimes.vela import require_vela, vela_version
 
 _MACHINES = {
     "litert-x86": ("x86_64", "AMD64", "i386", "i686"),
@@ -28,14 +29,22 @@ class Stopwatch:
         seed: int, for inputs and the order of visits.
 
     Attributes:
-        measures: whether there is the target's runtime on this machine.
+        measures: whether there is the target's runtime on this machine, or its compiler, which
+            tells times of files that no machine here could run.
+        real: whether these times are measured.
         about: str, where times come from.
     """
 
     def __init__(self, target, seed=0):
-        self._seed, self._web = seed, target.fixed_shapes
-        self.measures, self.about = True, f"measured in {target.runtime} on this machine"
-        if self._web:
+        self._seed, self._target = seed, target
+        self._web = target.fixed_shapes and not target.compressed
+        self.measures = self.real = True
+        self.about = f"measured in {target.runtime} on this machine"
+        if target.compressed:
+            require_vela()
+            self.real = False
+            self.about = f"estimated by Vela {vela_version()} for {target.name}, not measured"
+        elif self._web:
             try:
                 browser.find_browser()
                 browser.find_package()
@@ -46,6 +55,7 @@ class Stopwatch:
             self.measures = False
             missing = f"this machine is {platform.machine()}"
         if not self.measures:
+            self.real = False
             self.about = f"estimated from multiply-adds and sparse kernels, as {missing}"
 
     def compare(self, dense, file):
@@ -56,6 +66,9 @@ class Stopwatch:
         """
         pair = [dense, file]
         with quiet():
+            if self._target.compressed:
+                row = benchmark(pair, target=self._target).rows[1]
+                return row.median, row.speedup
             if not self._web:
                 row = benchmark(pair, rounds=_ROUNDS, seed=self._seed).rows[1]
                 return row.median, row.speedup

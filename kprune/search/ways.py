@@ -36,8 +36,11 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         prepared, share = _sparse(model, target, notes)
     if goal.size is None:
         channels = _channels(model, notes)
-    kinds = _QUANTIZE[target.format]
-    if judge.judged == "model":
+    own, kinds = target.own_quantize, _QUANTIZE[target.format]
+    if own is not None:
+        kinds = ()
+        notes.append(f"all files are {own}, the dense one as well: {target.name} runs no others")
+    elif judge.judged == "model":
         kinds = ()
         notes.append(
             "the metric is the Keras model's, as `evaluate` would not take the file "
@@ -49,8 +52,9 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
     elif examples is None:
         kinds = tuple(kind for kind in kinds if kind not in _CALIBRATED)
         notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
-    clusters = target.format == "tflite"
+    clusters = target.format == "tflite" and own is None
     by_latency = goal.latency is not None and trains and stopwatch.measures
+    by_latency = by_latency and not target.compressed  # Vela estimates whole files only.
     ways = Ways(
         sparse=share > 0,
         mostly_sparse=share >= 0.5,

@@ -86,6 +86,11 @@ class Target:
         return rule and rule.more_than
 
     @property
+    def own_quantize(self) -> str | None:
+        """The setting of `quantize` for a file that nothing else is said of; None for float32."""
+        return None if self.quantize is None or None in self.quantize else self.quantize[0]
+
+    @property
     def compressed(self) -> bool:
         """Whether a compiler stores the weights of its files compressed (Ethos-U, by Vela)."""
         return self.rule(COMPRESSED) is not None

@@ -41,6 +41,12 @@ def check_target(target, measured=None, timer=None):
         ImportError: its runtime is not installed.
     """
     target = get_target(target)
+    if target.compressed:
+        raise ValueError(
+            f"No operator is timed for {target.name!r}: Vela estimates whole files. Use "
+            "kprune.optimize(model, target, latency=0.5), or prune_channels(model, flops=0.5). "
+            f"Received: target={target.name!r}"
+        )
     if measured is not None:
         if not Path(measured).is_file():
             raise FileNotFoundError(f"No such file: {measured}")
