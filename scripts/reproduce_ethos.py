@@ -1,7 +1,7 @@
 """What zeros and fewer channels are worth on an Arm Ethos-U, by Vela's estimates.
 
     python scripts/reproduce_ethos.py ds-cnn --data-dir data
-    python scripts/reproduce_ethos.py autoencoder --data-dir data
+    python scripts/reproduce_ethos.py autoencoder --data-dir data --clusters 16
     python scripts/reproduce_ethos.py mobilenet --data-dir data --channels 0.6 --sparsity 0.8
 
 Three networks of the sizes that are used on such devices, trained here on Fashion-MNIST, dense and
@@ -150,6 +150,9 @@ def main(
     channels: Annotated[
         float | None, typer.Option(help="Share of the FLOPs to come down to before.")
     ] = None,
+    clusters: Annotated[
+        int | None, typer.Option(help="Values of a kernel, after pruning; Vela stores few shorter.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Of the dense training.")] = 6,
     tuning: Annotated[int, typer.Option(help="Of pruning, and after removing channels.")] = 6,
     train_size: Annotated[int, typer.Option()] = 20_000,
@@ -184,7 +187,11 @@ def main(
         files.append(export(model, "narrow"))
     print(kprune.for_target(model, target, sparsity))
     train(model, learnt, tuning, TUNING_RATE, [kprune.Pruning(sparsity, target=target)])
-    files.append(export(kprune.strip_pruning(model), "pruned"))
+    model = kprune.strip_pruning(model)
+    files.append(export(model, "pruned"))
+    if clusters is not None:
+        train(model, learnt, tuning, TUNING_RATE, [kprune.WeightClustering(clusters)])
+        files.append(export(kprune.strip_pruning(model), "clustered"))
 
     report = kprune.benchmark(files, target=target)
     print(report)
