@@ -4,12 +4,15 @@ from kprune._system.errors import ExportError, VerificationError
 from kprune.export.onnx import export_onnx
 from kprune.export.report import ExportReport
 from kprune.export.tflite import export_tflite
+from kprune.runtimes.vela_tables import VelaEstimate, VelaLayer
 from kprune.targets.outlook import NotFasterWarning
 
 __all__ = [
     "ExportError",
     "ExportReport",
     "NotFasterWarning",
+    "VelaEstimate",
+    "VelaLayer",
     "VerificationError",
     "export_onnx",
     "export_tflite",

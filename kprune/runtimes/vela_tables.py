@@ -55,6 +55,16 @@ class VelaEstimate:
 
     What runs on the processor is not in the time.
 
+    Example:
+
+    ```python
+    report = kprune.export_tflite(
+        model, "m.tflite", quantize="int8", representative_data=x, target="ethos-u55-128"
+    )
+    report.estimate.cycles, report.estimate.flash_bytes
+    [layer.name for layer in report.estimate.layers if layer.bound == "weights"]
+    ```
+
     Attributes:
         target: the target's name.
         compiler: Vela, and its version.
