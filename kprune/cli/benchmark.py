@@ -23,6 +23,10 @@ def benchmark(
         typer.Option(help="keras, litert, onnxruntime or openvino; more than one: side by side."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to load a file, or visit it.")] = 300.0,
+    target: Annotated[
+        str | None,
+        typer.Option(help="An Ethos-U, as ethos-u55-128: Vela's estimates of int8 .tflite files."),
+    ] = None,
     json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw a .png, .svg or .pdf here.")] = None,
     compare: Annotated[
@@ -43,7 +47,7 @@ def benchmark(
         sizes = common.input_shape(input_shape)
         report = kprune.measure.benchmark(
             files, threads, batch_size, rounds, warmup, seed, free_dim, timeout, sizes,
-            runtime or None,
+            runtime or None, target,
         )  # fmt: skip
         show(report, json)
         if plot:

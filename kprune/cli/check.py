@@ -13,7 +13,7 @@ def check(
     file: Annotated[Path, typer.Argument(help="A .keras, .tflite or .onnx file.")],
     target: Annotated[
         str,
-        typer.Option(help="litert-arm64, litert-x86, litert-wasm, onnxruntime or openvino."),
+        typer.Option(help="Such as litert-arm64; a wrong one lists those there are."),
     ],
     input_shape: InputShape = None,
     json: Json = None,

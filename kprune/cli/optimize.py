@@ -11,7 +11,8 @@ from kprune.cli.common import Json, KerasFile, check_json, npz_arrays, plain_err
 def optimize(
     file: KerasFile,
     target: Annotated[
-        str, typer.Option(help="litert-arm64, litert-x86, litert-wasm, onnxruntime or openvino.")
+        str,
+        typer.Option(help="Such as litert-arm64; a wrong one lists those there are."),
     ],
     data: Annotated[
         Path,

@@ -8,7 +8,9 @@ from typing import Any
 from kprune.export.integer_io import FileTensor
 from kprune.formats.weights import StoredWeight
 from kprune.report import tables
+from kprune.runtimes.vela_tables import VelaEstimate
 from kprune.runtimes.verification import OutputDifference
+from kprune.targets import ethos_u
 from kprune.targets.outlook import Outlook
 
 
@@ -49,6 +51,7 @@ class ExportReport:
         io: of a `.tflite` file a `FileTensor` for each input and output: dtype, scale, zero point.
         arena_bytes: how much memory TensorFlow Lite Micro needs for it, measured on this machine;
             None for other targets.
+        estimate: for an Ethos-U, Vela's `VelaEstimate` of the compiled file: not measured.
     """
 
     path: str
@@ -69,6 +72,7 @@ class ExportReport:
     beside: list[str] = dataclasses.field(default_factory=list)
     io: list[FileTensor] = dataclasses.field(default_factory=list)
     arena_bytes: int | None = None
+    estimate: VelaEstimate | None = None
 
     @property
     def targets(self) -> dict[str, float]:
@@ -154,6 +158,8 @@ class ExportReport:
             yield "arena", f"{_readable(self.arena_bytes)} of memory in TensorFlow Lite Micro"
         for path in self.beside:
             yield "and", path
+        if self.estimate is not None:
+            yield from ethos_u.rows_of(self.estimate)
         yield "time", f"{self.seconds:.1f} s"
         for change in self.rewrites:
             yield "rewritten", change

@@ -10,7 +10,7 @@ from kprune._system.errors import ExportError
 from kprune._system.packages import require_packages
 from kprune._system.type_aliases import FilePath, InputShape
 from kprune.export import c_array as c_arrays
-from kprune.export import integer_io, sparse_tflite, tflm, transport
+from kprune.export import ethos_u, integer_io, sparse_tflite, tflm, transport
 from kprune.export.pipeline import INTEGER_ONLY, Finished, Format, export
 from kprune.export.report import ExportReport
 from kprune.formats.quantization import few_levels
@@ -31,14 +31,16 @@ class TFLite(Format):
     Args:
         sparse: True, False or `"auto"`.
         target: the name of the target the file is for; None for any.
-        c_array: the file's name, to write it as an array in C as well; None for no array.
+        compiler: what compiles the file for the target, an `ethos_u.Compiler`; None for nothing.
+        c_array: whether to write what the device runs as an array in C as well.
     """
 
     suffix = "tflite"
     runtime = LiteRT
 
-    def __init__(self, sparse=False, target=None, c_array=None):
-        self.sparse, self.target, self.c_array = sparse, target, c_array
+    def __init__(self, sparse=False, target=None, compiler=None, c_array=False):
+        self.sparse, self.target, self.compiler = sparse, target, compiler
+        self.c_array = c_array
 
     def make(self, model, request):
         """Convert the model, its weights sparse where that pays, or as codes."""
@@ -50,7 +52,31 @@ class TFLite(Format):
         if request.quantize == INT4:
             blob = transport.convert(model, dataclasses.replace(request, quantize=None))
             return sparse_tflite.Made(int4.transform(blob), model)
-        return sparse_tflite.make(model, request, self.sparse, self.target)
+        sparse = self.sparse if self.compiler is None else False
+        return sparse_tflite.make(model, request, sparse, self.target)
+
+    def beside(self, path):
+        """Return the paths of what a compiler makes for the target, and of the array in C."""
+        compiled = ethos_u.beside(path) if self.compiler else []
+        arrays = c_arrays.beside(compiled[0] if compiled else path) if self.c_array else []
+        self._array = arrays and arrays[0].with_suffix(".tflite").name
+        return compiled + arrays
+
+    def finish(self, verified, show):
+        """Compile the file, or run it in the target's own runtime; make the array in C."""
+        tensors = integer_io.file_tensors(verified.blob)
+        integer_io.check_made(tensors, verified.request.io)
+        done, of_device = Finished(verified.blob), verified.blob
+        if self.compiler:
+            done = self.compiler.finish(verified, show)
+            of_device = done.beside[0]
+        elif tflm.is_for(self.target):
+            done = tflm.finish(verified, show)
+            of_device = done.blob
+        done.facts["io"] = tensors
+        if self.c_array:
+            done.beside += c_arrays.sources(of_device, self._array)
+        return done
 
     def constants(self, blob):
         """Return the constants of rank 2 or more."""
@@ -60,6 +86,8 @@ class TFLite(Format):
         """Say what the zeros are worth; those under codes are there for the file's size."""
         if request.quantize in (CODEBOOK, INT4):
             return []
+        if self.compiler:
+            return self.compiler.outlooks(blob, model)
         return sparse_tflite.outlooks(blob, self.target, model)
 
     def inspect(self, blob, request):
@@ -87,22 +115,6 @@ class TFLite(Format):
             notes += _float_note(operators)
         return notes
 
-    def beside(self, path):
-        """The array in C, if one was asked for."""
-        return c_arrays.beside(path) if self.c_array else []
-
-    def finish(self, verified, show):
-        """Run the file in the target's own runtime; make an array of the bytes that are kept."""
-        tensors = integer_io.file_tensors(verified.blob)
-        integer_io.check_made(tensors, verified.request.io)
-        done = Finished(verified.blob)
-        if tflm.is_for(self.target):
-            done = tflm.finish(verified, show)
-        done.facts["io"] = tensors
-        if self.c_array:
-            done.beside += c_arrays.sources(done.blob, self.c_array)
-        return done
-
 
 def _float_note(operators):
     in_float = {
@@ -129,6 +141,7 @@ def export_tflite(
     input_shape: InputShape | None = None,
     inputs: Any = None,
     tolerance: float | None = None,
+    sram: int | None = None,
 ) -> ExportReport:
     """Write a Keras model as a `.tflite` file that has run in LiteRT and agrees with Keras.
 
@@ -210,6 +223,12 @@ def export_tflite(
             `"int16x8"` (0.1), `"int8"` (0.25) and `"int4"` (0.4): the root mean square of the
             difference divided by that of the output. These catch broken files; measure what
             quantization costs on test data.
+        sram: bytes of SRAM there are on an Ethos-U: Vela is told to keep to them, and a model that
+            needs more is refused.
+
+    For a target such as `"ethos-u55-128"` Vela compiles the file once it has run in LiteRT. Beside
+    `model.tflite` are then `model_vela.tflite`, which is what the device runs, and
+    `model_vela.json`, Vela's estimate of it (`ExportReport.estimate`).
 
     Where the zeros of a float file make it faster on none of its targets, a `NotFasterWarning` says
     what would.
@@ -222,7 +241,8 @@ def export_tflite(
             `"int8"` or `"int16x8"` without `representative_data`; arguments that do not go
             together; sizes that the model does not accept.
         OSError: nothing can be written at `path`.
-        ExportError: the conversion failed, the file does not run, or the disk is full.
+        ExportError: the conversion failed, the file does not run, or the disk is full; Vela cannot
+            compile it, nothing of it would run on the Ethos-U, or it needs more than `sram`.
         VerificationError: the file runs, but its outputs are beyond the tolerance.
         ImportError: packages are missing.
     """
@@ -272,7 +292,7 @@ def export_tflite(
     return export(
         model,
         path,
-        TFLite(sparse, target, Path(path).name if c_array else None),
+        TFLite(sparse, target, _compiler(target, sram), c_array),
         batch_size=batch_size,
         input_shape=input_shape,
         representative_data=representative_data,
@@ -281,3 +301,15 @@ def export_tflite(
         quantize=quantize,
         io=io,
     )
+
+
+def _compiler(target, sram):
+    """Return what compiles the file for a target; None where nothing does."""
+    if target is not None and get_target(target).compressed:
+        return ethos_u.Compiler(get_target(target), sram)
+    if sram is not None:
+        raise ValueError(
+            "`sram` is what there is on an Ethos-U: give it with a target such as 'ethos-u55-128'. "
+            f"Received: sram={sram!r}, target={target!r}"
+        )
+    return None

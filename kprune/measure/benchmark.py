@@ -23,11 +23,13 @@ from kprune.graphs.flops import flops
 from kprune.graphs.load import load_keras
 from kprune.graphs.signature import describe
 from kprune.graphs.sizes import checked, concrete, sizes_of
-from kprune.measure import worker
+from kprune.measure import estimates, worker
 from kprune.measure.runner import Runner, check_timeout
 from kprune.measure.size import size
 from kprune.report import plots, tables
 from kprune.report.tables import Printable
+from kprune.runtimes.vela_tables import VelaEstimate
+from kprune.targets.target import Target
 
 
 @dataclass
@@ -37,6 +39,8 @@ class FileBenchmark:
     `speedup` is the first file's latency divided by this file's, the median over rounds; above 1
     is faster. `parameters` and `nonzeros` count weights of rank 2 or more, as the file stores
     them. `flops` is by the definition of `kprune.flops`; None where it cannot be known.
+
+    For an Ethos-U nothing is measured: `estimate` is Vela's `VelaEstimate`, and all times are its.
     """
 
     path: str
@@ -50,6 +54,7 @@ class FileBenchmark:
     parameters: int
     nonzeros: int
     flops: int | None
+    estimate: VelaEstimate | None = None
 
 
 @dataclass(repr=False)
@@ -79,6 +84,8 @@ class BenchmarkReport(Printable):
 
     def __rich__(self):
         names = {"file": [Path(row.path).name for row in self.rows]}
+        if self.rows[0].estimate is not None:
+            return estimates.table(self.rows, names)
         latency = {
             "runtime": [row.runtime for row in self.rows],
             ">median": [tables.milliseconds(row.median) for row in self.rows],
@@ -135,6 +142,7 @@ def benchmark(
     timeout: float = 300.0,
     input_shape: InputShape | None = None,
     runtimes: str | Sequence[str] | None = None,
+    target: Target | str | None = None,
 ) -> BenchmarkReport:
     """Measure latency and size of model files, each in its real runtime on the CPU.
 
@@ -145,6 +153,10 @@ def benchmark(
     it is the ratios, taken round by round, that can be trusted. A run takes its inputs from NumPy
     arrays and gives its outputs back as such.
 
+    For an Ethos-U, which is not on this machine, Vela's estimates are shown side by side instead:
+    of int8 `.tflite` files, which it compiles, with a `target`; or of the compiled files that
+    `export_tflite` wrote, whose estimates are in the `.json` beside each.
+
     Example:
 
     ```python
@@ -152,6 +164,7 @@ def benchmark(
     print(report)
     report.rows[1].speedup
     print(kprune.benchmark("dense.tflite", runtimes=["litert", "openvino"]))
+    kprune.benchmark(["dense_vela.tflite", "pruned_vela.tflite"]).rows[1].estimate.cycles
     ```
 
     Args:
@@ -173,6 +186,8 @@ def benchmark(
             `"openvino"` (`.onnx` and `.tflite`, in float32 arithmetic); by default its own. A file
             has a row for each that reads its format. In another than its own its outputs must be
             those of its own, whose names they have.
+        target: an Ethos-U target, such as `"ethos-u55-128"`: nothing is measured then, and the
+            other arguments but `files` are ignored.
 
     Returns:
         A `BenchmarkReport`.
@@ -187,6 +202,10 @@ def benchmark(
     paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
     _validate(paths, threads, batch_size, rounds, warmup, free_dim)
     check_timeout(timeout)
+    found = estimates.of(paths, target)
+    if found is not None:
+        rows = [FileBenchmark(**each) for each in found]
+        return BenchmarkReport(rows, threads, batch_size, 0, 0, seed, machine())
     input_shape = checked(input_shape)
     plan = _plan(paths, runtimes)
     config = {
@@ -202,14 +221,14 @@ def benchmark(
         progress = Progress(console=stderr, transient=True, disable=not stderr.is_terminal)
         stack.enter_context(progress)
         task = progress.add_task("Loading", total=len(plan) + rounds)
-        runners, rows = [], []
+        runners, facts = [], []
         for file, runtime in plan:
             progress.update(task, description=f"Loading {file.name}")
             runner, model, sizes = _start(file, runtime, config, timeout, stack)
             runners.append(runner)
             # Runtimes check what they load; the parsers that count weights come after them.
             figures = size(file, model).to_dict() | {"path": str(file)}
-            rows.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
+            facts.append(figures | {"flops": file_flops(file, model, batch_size, sizes)})
             progress.advance(task)
         progress.update(task, description="Measuring")
         runs = [runner.calibrate(warmup) for runner in runners]
@@ -222,8 +241,8 @@ def benchmark(
                 medians[i].append(statistics.median(visit))
             progress.advance(task)
     measured = [
-        _row(runner, facts, times[i], medians[0], medians[i])
-        for i, (runner, facts) in enumerate(zip(runners, rows))
+        _row(runner, known, times[i], medians[0], medians[i])
+        for i, (runner, known) in enumerate(zip(runners, facts))
     ]
     versions = {runner.runtime: runner.version for runner in runners}
     return BenchmarkReport(

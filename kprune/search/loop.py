@@ -79,7 +79,7 @@ class Loop:
             metric=metric,
             drop=0.0,
             latency=latency,
-            measured=self.stopwatch.measures,
+            measured=self.stopwatch.real,
             model=DENSE,
             judged=self.judge.judged,
             reason=self.judge.reason,
@@ -158,7 +158,7 @@ class Loop:
             drop=None if metric is None else self.goal.drop(metric, dense.metric),
             latency=latency,
             speedup=speedup,
-            measured=self.stopwatch.measures,
+            measured=self.stopwatch.real,
             model=model_name(number),
             judged=self.judge.judged,
             reason=reason,
@@ -182,9 +182,10 @@ class Loop:
         data = None
         if self.examples is not None:
             data = self.examples.packed(self.examples.calibration)
-        options = {"quantize": CODEBOOK if step.clusters else step.quantize}
+        quantize = step.quantize or self.target.own_quantize
+        options = {"quantize": CODEBOOK if step.clusters else quantize}
         options |= {"representative_data": data}
-        if step.quantize and self.judge.judged == "file":
+        if quantize and self.judge.judged == "file":
             options["tolerance"] = _ANY_ROUNDING
         path = self.journal.path(f"{name}.{self.target.format}")
         with warnings.catch_warnings():

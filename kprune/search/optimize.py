@@ -59,6 +59,8 @@ def optimize(
     much is taken back, and half as much is tried. He et al., "AMC" (2018), search for the same with
     a learned agent; here the steps follow from what was measured.
 
+    For an Ethos-U all files are int8, the dense one as well, and times are Vela's estimates.
+
     Every round is kept in `out`: a search that was killed goes on where it was when it is called
     again with the same arguments. `kprune.search.OptimizeResult` has all points, the frontier among
     them, and the one that is recommended.
@@ -130,6 +132,11 @@ def optimize(
     require_packages(target.format)
     model = as_model(model)
     _check_plain(model)
+    if data is None and target.own_quantize is not None:
+        raise ValueError(
+            f"{target.name} runs files in {target.own_quantize} only: give `data`, some hundred "
+            "examples to calibrate them by. Received: data=None"
+        )
     examples = None if data is None else Examples(data, model)
     notes = []
     if evaluate is None:

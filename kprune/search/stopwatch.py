@@ -8,6 +8,7 @@ from kprune.measure.benchmark import benchmark
 from kprune.measure.web import benchmark_web
 from kprune.measure.worker import RUNTIMES
 from kprune.runtimes.litertjs import browser
+from kprune.runtimes.vela import require_vela, vela_version
 
 _MACHINES = {
     "litert-x86": ("x86_64", "AMD64", "i386", "i686"),
@@ -31,16 +32,24 @@ class Stopwatch:
         seed: int, for inputs and the order of visits.
 
     Attributes:
-        measures: whether there is the target's runtime on this machine.
+        measures: whether there is the target's runtime on this machine, or its compiler, which
+            tells times of files that no machine here could run.
+        real: whether these times are measured.
         about: str, where times come from.
     """
 
     def __init__(self, target, seed=0):
-        self._seed, self._web = seed, target.runtime == "LiteRT.js"
-        self.measures, self.about = True, f"measured in {target.runtime} on this machine"
+        self._seed, self._target = seed, target
+        self._web = target.runtime == "LiteRT.js"
+        self.measures = self.real = True
+        self.about = f"measured in {target.runtime} on this machine"
         # A target may be a runtime that reads the files of another.
         self._runtimes = target.name if target.name in RUNTIMES else None
-        if self._web:
+        if target.compressed:
+            require_vela()
+            self.real = False
+            self.about = f"estimated by Vela {vela_version()} for {target.name}, not measured"
+        elif self._web:
             try:
                 browser.find_browser()
                 browser.find_package()
@@ -54,6 +63,7 @@ class Stopwatch:
             self.measures = False
             missing = 'OpenVINO is not installed: pip install "kprune[openvino]"'
         if not self.measures:
+            self.real = False
             self.about = f"estimated from multiply-adds and sparse kernels, as {missing}"
 
     def compare(self, dense, file):
@@ -64,6 +74,9 @@ class Stopwatch:
         """
         pair = [dense, file]
         with quiet():
+            if self._target.compressed:
+                row = benchmark(pair, target=self._target).rows[1]
+                return row.median, row.speedup
             if not self._web:
                 options = {"rounds": _ROUNDS, "seed": self._seed, "runtimes": self._runtimes}
                 row = benchmark(pair, **options).rows[1]

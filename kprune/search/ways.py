@@ -37,9 +37,12 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
         prepared, share = _sparse(model, target, notes)
     if goal.size is None:
         channels = _channels(model, notes)
-    runs = target.quantize
+    own, runs = target.own_quantize, target.quantize
     kinds = tuple(kind for kind in _QUANTIZE[target.format] if runs is None or kind in runs)
-    if judge.judged == "model":
+    if own is not None:
+        kinds = ()
+        notes.append(f"all files are {own}, the dense one as well: {target.name} runs no others")
+    elif judge.judged == "model":
         kinds = ()
         notes.append(
             "the metric is the Keras model's, as `evaluate` would not take the file "
@@ -51,7 +54,7 @@ def ways_for(model, target, goal, trains, examples, stopwatch, judge):
     elif examples is None:
         kinds = tuple(kind for kind in kinds if kind not in _CALIBRATED)
         notes.append("int8 was not tried: it needs `data`, some hundred examples to calibrate by")
-    clusters = target.format == "tflite"
+    clusters = target.format == "tflite" and own is None
     by_latency = goal.latency is not None and trains and stopwatch.measures
     by_latency = by_latency and target.runtime in TIMED
     ways = Ways(

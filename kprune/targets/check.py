@@ -42,7 +42,8 @@ class LayerVerdict:
         type: its class or operator.
         sparsity: share of zeros in its kernel.
         verdict: `"dense"`, `"sparse and faster"`, `"sparse and only smaller"`,
-            `"sparse and slower"`, `"computes wrong outputs"` or `"will not run"`.
+            `"sparse and slower"`, `"computes wrong outputs"`, `"will not run"` or `"left to the
+            processor"`.
         reason: why.
         advice: what to do about it; may be empty.
     """
@@ -72,14 +73,15 @@ class CheckReport(tables.Printable):
         target: the target's name.
         layers: a `LayerVerdict` for each layer with a kernel, in order; before them, for inputs
             that the target does not take.
-        estimated_gain: how many times faster than dense, roughly, from multiply-adds.
+        estimated_gain: how many times faster than dense, roughly, from multiply-adds; of a file
+            for an Ethos-U as Vela estimates it, and None for a Keras model.
         notes: sentences on the model as a whole.
     """
 
     model: str
     target: str
     layers: list[LayerVerdict]
-    estimated_gain: float
+    estimated_gain: float | None
     notes: list[str]
 
     @property
@@ -103,9 +105,14 @@ class CheckReport(tables.Printable):
             rows,
             title=f"{self.model} on {self.target}: "
             + ("" if self.ok else "NOT FIT FOR IT, ")
-            + f"about {self.estimated_gain:.1f}x as fast as dense (estimated)",
+            + self._speed(),
             notes=self.notes,
         )
+
+    def _speed(self):
+        if self.estimated_gain is None:
+            return "layer by layer"
+        return f"about {self.estimated_gain:.1f}x as fast as dense (estimated)"
 
 
 def check(
@@ -116,13 +123,14 @@ def check(
     """Say layer by layer what a target can make of a model's zeros, and what to do.
 
     A Keras model is judged as `export_tflite` would write it, with its rewrites; a `.tflite` file
-    as it is. Nothing is run.
+    as it is. Nothing is run; for an Ethos-U, Vela compiles the file, and estimates it.
 
     Example:
 
     ```python
     print(kprune.check(model, "litert-arm64"))
     print(kprune.check("model.tflite", "litert-wasm"))
+    print(kprune.check("int8.tflite", "ethos-u55-128"))
     ```
 
     Args:
@@ -130,7 +138,8 @@ def check(
             `.tflite` or (for `"onnxruntime"` and `"openvino"`) `.onnx` file. Of a file, operators
             and types that the runtime lacks are named; of a model, its export names them.
         target: `"litert-arm64"`, `"litert-x86"`, `"litert-wasm"`, `"onnxruntime"`, `"openvino"`,
-            `"tflm"`, or a `Target`.
+            `"tflm"`, `"ethos-u55-128"` (and u55-32, -64, -256; u65-256, -512; u85-128, -256, -512,
+            -1024, -2048), or a `Target`.
         input_shape: tuple without the batch, or a dict from names of inputs to such tuples: the
             sizes that a Keras model which leaves them open is judged at; by default as in
             `kprune.flops`, and a note says which.
@@ -144,7 +153,10 @@ def check(
             file, which has its own.
         TypeError: no model and no path.
         OSError: the file cannot be read.
+        ImportError: Vela is not installed, which estimates files for an Ethos-U.
     """
+    from kprune.targets import ethos_u  # It makes the reports of this module.
+
     target = get_target(target)
     if isinstance(model_or_file, (str, os.PathLike)) and not str(model_or_file).endswith(".keras"):
         if input_shape is not None:
@@ -159,6 +171,8 @@ def check(
     if target.format != "onnx":
         changed, done = rewrite(model, target, input_shape=sizes)
     notes = [f"the export rewrites {change}" for change in done]
+    if target.compressed and graph_of(model) is not None:
+        return ethos_u.check_model(model, target, sizes, notes)
     graph = read(changed, input_shape=sizes)
     if in_words(graph_of(model).inputs):
         notes.append(f"judged at these sizes, which the model leaves open: {sizes}")
@@ -174,6 +188,10 @@ def _check_file(path, target):
     if suffix[1:] not in target.formats:
         runs = " and ".join(f".{each}" for each in target.formats)
         raise ValueError(f"The target '{target.name}' runs {runs} files. Received: '{path}'")
+    if target.compressed:
+        from kprune.targets import ethos_u  # It makes the reports of this module.
+
+        return ethos_u.check_file(path, target)
     if suffix == ".onnx":
         why = target.no_kernels
         rows = [

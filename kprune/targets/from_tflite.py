@@ -3,6 +3,7 @@
 import numpy as np
 
 from kprune.formats.damaged import DAMAGE, damaged, read_bytes
+from kprune.formats.tflite.names import operator_layer
 from kprune.formats.tflite.operators import PADDING_SAME, FirstSubgraph
 from kprune.targets.graph import SAME, Graph, Op, Value, Weight, same_padding
 
@@ -13,8 +14,6 @@ _UNARY = {
 }
 _SIMPLE = {"ADD": "add", "MUL": "multiply", "RESIZE_BILINEAR": "resize"}
 _SIMPLE["DEPTH_TO_SPACE"] = "depth_to_space"
-_NAMELESS = ("StatefulPartitionedCall", "arith.constant", "?")
-_PRODUCTS = ("convolution", "depthwise", "MatMul", "separable_conv2d")
 
 
 def read(data):
@@ -89,7 +88,7 @@ class _Lowering:
         name, ins, outs = operator.name, operator.inputs, operator.outputs
         values = [self.values[i] for i in ins]
         op = Op(
-            self._name(ins, outs),
+            operator_layer(self.file, operator, self._holds_data),
             "other",
             name,
             values[:1] or values,
@@ -111,21 +110,6 @@ class _Lowering:
         else:
             op.inputs = values
         return op
-
-    def _name(self, ins, outs):
-        """The layer that a tensor's name, a path of TensorFlow scopes, speaks of.
-
-        Outputs of the file are named after the call; there a bias or kernel may tell.
-        """
-        constants = [index for index in reversed(ins) if self._holds_data(index)]
-        names = [self._tensor_name(index) for index in [*outs[:1], *constants]]
-        return next((name for name in names if not name.startswith(_NAMELESS)), (names or ["?"])[0])
-
-    def _tensor_name(self, index):
-        # What was fused into the operator is named, too: an activation, a bias, the layer.
-        parts = [part for part in self.file.name(index).split(";") if part] or ["?"]
-        kernels = [part for part in parts if part.rpartition("/")[2].startswith(_PRODUCTS)]
-        return layer_name((kernels or parts)[0])
 
     def _convolution(self, op, operator):
         depthwise = operator.name == "DEPTHWISE_CONV_2D"
@@ -171,13 +155,3 @@ class _Lowering:
             op.kind = "mean"
             op.axes = tuple(self.file.integers(operator.inputs[1]))
             op.keepdims = bool(self.file.options(operator, "ReducerOptions").keepDims)
-
-
-def layer_name(text):
-    """Shorten a tensor's name, `model_1/block/conv_1/Relu`, to its layer's, `block/conv_1`."""
-    parts = [part for part in text.split("/") if part]
-    if len(parts) > 2:
-        parts = parts[1:-1]
-    elif len(parts) > 1:
-        parts = parts[:-1] if parts[0] != "StatefulPartitionedCall" else parts[1:]
-    return "/".join(parts) or text

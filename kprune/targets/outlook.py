@@ -13,12 +13,12 @@ from kprune.report import tables
 from kprune.targets.check import FASTER, PRUNE_FURTHER, PRUNE_IN_BLOCKS, check_graph
 from kprune.targets.target import NEEDED_SPARSITY
 
-_NO_FASTER = 1.05  # A gain that nobody would notice, estimated as it is.
+NO_FASTER = 1.05  # A gain that nobody would notice, estimated as it is.
 _MARGIN = 3  # Percent of zeros above those needed, so that it is worth it.
 _WHOLE = 0.9  # Of the zeros, by which those of pruned channels are told from others.
-_REMOVE = "kprune.prune_channels does it, or Pruning's pattern=Channels() with kprune.shrink"
-_CHANNELS = f"removing channels would make it faster; {_REMOVE}"
-_SHRINK = "whole channels are zero: kprune.shrink(model) takes them out"
+REMOVE = "kprune.prune_channels does it, or Pruning's pattern=Channels() with kprune.shrink"
+_CHANNELS = f"removing channels would make it faster; {REMOVE}"
+SHRINK = "whole channels are zero: kprune.shrink(model) takes them out"
 
 
 class NotFasterWarning(UserWarning):
@@ -53,13 +53,13 @@ class Outlook:
     @property
     def is_faster(self) -> bool:
         """Whether anybody would notice."""
-        return self.gain >= _NO_FASTER
+        return self.gain >= NO_FASTER
 
     def __str__(self):
         speed = "no faster than dense"
         if self.is_faster:
             speed = f"about {self.gain:.1f}x as fast as dense (estimated)"
-        elif self.gain * _NO_FASTER <= 1:
+        elif self.gain * NO_FASTER <= 1:
             speed = f"about {1 / self.gain:.1f}x slower than dense (estimated)"
         return "; ".join(filter(None, [f"{speed}: {self.because}", self.advice]))
 
@@ -73,20 +73,20 @@ def outlook(graph, target, model):
         model: the Keras model that it was made from.
     """
     found = _outlook(graph, target)
-    if not found.is_faster and _has_whole_channels(model):
-        return dataclasses.replace(found, advice=_SHRINK)
+    if not found.is_faster and has_whole_channels(model):
+        return dataclasses.replace(found, advice=SHRINK)
     return found
 
 
 def _outlook(graph, target):
     if not target.rules:
-        return Outlook(target.name, 1.0, target.no_kernels, _REMOVE)
+        return Outlook(target.name, 1.0, target.no_kernels, REMOVE)
     report = check_graph("", graph, target)
     sparse = [layer for layer in report.layers if layer.sparsity >= SPARSE_FROM]
     faster = sum(layer.verdict == FASTER for layer in sparse)
     if not sparse:
         return Outlook(target.name, 1.0, "no layer with zeros has a sparse kernel", _CHANNELS)
-    if report.estimated_gain >= _NO_FASTER:
+    if report.estimated_gain >= NO_FASTER:
         of = f"{faster} of the {len(sparse)} layers with zeros have a sparse kernel"
         return Outlook(target.name, report.estimated_gain, of)
     ((reason, advice), _), *_ = collections.Counter(
@@ -101,7 +101,7 @@ def _outlook(graph, target):
     return Outlook(target.name, report.estimated_gain, reason, advice or _CHANNELS)
 
 
-def _has_whole_channels(model):
+def has_whole_channels(model):
     """Whether what is zero are whole channels, of which a graph has nothing to tell."""
     zeros = whole = 0
     for weight in weights_of(model):

@@ -11,6 +11,7 @@ from kprune.measure import benchmark
 from kprune.search import stopwatch as stopwatch_file
 from kprune.search.stopwatch import Stopwatch, estimated
 from kprune.targets.target import get_target
+from tests.helpers import ethos
 
 
 def exported(path, units=8):
@@ -79,3 +80,16 @@ def test_without_a_browser_times_in_it_are_estimated(monkeypatch, tmp_path):
     stopwatch = Stopwatch(get_target("litert-wasm"))
     assert not stopwatch.measures
     assert "Chromium" in stopwatch.about or "browser" in stopwatch.about
+
+
+@ethos.needs_vela
+def test_vela_tells_times_for_an_ethos_u():
+    watch = Stopwatch(get_target(ethos.TARGET))
+    assert watch.measures
+    assert not watch.real
+    assert watch.about.startswith("estimated by Vela")
+    seconds, ratio = watch.compare(ethos.exported(0.0)[0], ethos.exported(0.9)[0])
+    assert ratio > 1.3
+    assert seconds < 1e-3
+    with pytest.raises(ValueError, match="Vela estimates whole files"):
+        kprune.search.LatencyModel(ethos.small(), ethos.TARGET)

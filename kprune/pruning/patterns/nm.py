@@ -18,6 +18,8 @@ from kprune.pruning.patterns.matrix import (
 )
 from kprune.pruning.patterns.pattern import Pattern
 
+_PAIRWISE = 8  # From here on, comparing each pair of a group takes longer to compile than to sort.
+
 
 @keras.saving.register_keras_serializable(package="kprune")
 class NM(Pattern):
@@ -67,17 +69,8 @@ class NM(Pattern):
         padding = [(0, 0)] * len(lead) + [(0, missing), (0, 0)]
         padded = ops.pad(scores, padding, constant_values=-1.0) if missing else scores
         padded = ops.reshape(padded, (*lead, groups, self.m, columns))
-        members = [padded[..., i, :] for i in range(self.m)]
-        lowest = [
-            sum(
-                ops.cast(other <= own if j < i else other < own, "int32")
-                for j, other in enumerate(members)
-                if j != i
-            )
-            < self.m - self.n
-            for i, own in enumerate(members)
-        ]
-        lowest = ops.reshape(ops.stack(lowest, axis=-2), (*lead, groups * self.m, columns))
+        lowest = _ranks(padded, self.m) < self.m - self.n
+        lowest = ops.reshape(lowest, (*lead, groups * self.m, columns))
         infinity = ops.full((), float("inf"), dtype=scores.dtype)
         return ops.where(lowest[..., :rows, :], scores, infinity)
 
@@ -103,3 +96,20 @@ class NM(Pattern):
 
     def get_config(self) -> dict[str, Any]:
         return {"n": self.n, "m": self.m}
+
+
+def _ranks(scores, m):
+    """How many of its group are lower, for each of m scores along the last axis but one."""
+    if m > _PAIRWISE:
+        # Of two that are equal the first is the lower one, here as below.
+        return ops.argsort(ops.argsort(scores, axis=-2), axis=-2)
+    members = [scores[..., i, :] for i in range(m)]
+    ranks = [
+        sum(
+            ops.cast(other <= own if j < i else other < own, "int32")
+            for j, other in enumerate(members)
+            if j != i
+        )
+        for i, own in enumerate(members)
+    ]
+    return ops.stack(ranks, axis=-2)
