@@ -289,7 +289,9 @@ def _float_note(weights, quantize):
     """Say which weights are not stored as asked: not clustered, or inside a loop, or small."""
     others = [f"{each.name} ({each.dtype})" for each in weights if each.dtype != "int4"]
     if quantize == "int4" and others:
-        return [f"not in 4 bits, which dense layers alone have kernels for: {', '.join(others)}"]
+        return [
+            f"not in 4 bits, in which weights of dense layers alone are stored: {', '.join(others)}"
+        ]
     in_float = [w.name for w in weights if (w.dtype, w.encoding) == ("float32", "dense")]
     if quantize != "codebook" or not in_float:
         return []

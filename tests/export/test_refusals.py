@@ -88,11 +88,11 @@ def test_options(tmp_path):
     model, tflite, onnx = ZOO["mlp"](), tmp_path / "m.tflite", tmp_path / "m.onnx"
     refused(
         ValueError,
-        "must be one of.*Received: 'int4'",
+        "must be one of.*Received: 'int2'",
         export_tflite,
         model,
         tflite,
-        quantize="int4",
+        quantize="int2",
     )
     refused(ValueError, "sparse", export_tflite, model, tflite, sparse="yes")
     refused(ValueError, "batch_size", export_tflite, model, tflite, batch_size=0)
