@@ -1,7 +1,6 @@
 """`export_tflite`: a file for LiteRT."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import keras
