@@ -25,9 +25,9 @@ def small():
     keras.utils.set_random_seed(0)
     return keras.Sequential(
         [
-            keras.Input((12, 12, 4)),
+            keras.Input((12, 12, 4), name="image"),
             layers.Conv2D(16, 3, padding="same", activation="relu", name="conv"),
-            layers.GlobalAveragePooling2D(),
+            layers.GlobalAveragePooling2D(name="pool"),
             layers.Dense(512, "relu", name="wide"),
             layers.Dense(32, name="head"),
         ],

@@ -1,5 +1,6 @@
 """`benchmark` of files for an Arm Ethos-U: Vela's estimates, said to be no measurements."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,7 +35,13 @@ def test_int8_files_are_compiled_and_compared():
 def test_compiled_files_bring_their_estimates():
     report = kprune.benchmark([compiled(0.0), compiled(0.9)])
     again = kprune.benchmark([exported(0.0)[0], exported(0.9)[0]], target=TARGET)
-    assert [row.estimate for row in report] == [row.estimate for row in again]
+    for row, other in zip(report, again):
+        # TensorFlow numbers the names of one model's layers when it is traced again.
+        assert dataclasses.replace(row.estimate, layers=[]) == dataclasses.replace(
+            other.estimate, layers=[]
+        )
+        cycles = [[layer.cycles for layer in one.estimate.layers] for one in (row, other)]
+        assert cycles[0] == cycles[1]
     json.dumps(report.to_dict())
 
 
