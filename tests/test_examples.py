@@ -129,3 +129,13 @@ def test_for_a_target(tmp_path):
     assert "Warning" not in warned
     assert printed.count("sparse and faster") == 5
     assert re.search(r"on litert-arm64: about \d\.\dx as fast as dense", printed)
+
+
+@pytest.mark.slow
+def test_microcontroller(tmp_path):
+    printed, _ = run("microcontroller.py", "--epochs", 3, "--out", tmp_path)
+    assert "Vela" in printed
+    assert "of memory in TensorFlow Lite Micro" in printed
+    assert "4-bit table" in printed
+    arrays = {path.name for path in tmp_path.iterdir() if path.suffix == ".cc"}
+    assert arrays == {"tables.cc", "ethos_vela.cc"}
