@@ -40,6 +40,14 @@ def _sparse_initializers(blob):
     return not _is_tflite(blob) and bool(onnx.ModelProto.FromString(blob).graph.sparse_initializer)
 
 
+def _loops(blob):
+    import onnx
+
+    if _is_tflite(blob):
+        return False
+    return any(node.op_type == "Loop" for node in onnx.ModelProto.FromString(blob).graph.node)
+
+
 def _blocks(blob):
     return _is_tflite(blob) and bool(in_blocks(blob))
 
@@ -68,6 +76,13 @@ RULES = (
         "weights as sparse initializers",
         _sparse_initializers,
         "core.read_model: Input tensor isn't found for node",
+    ),
+    Rule(
+        *_OPENVINO,
+        "loops over time (its .tflite export is read)",
+        _loops,
+        "frontends/onnx: the provided loop body graph canonical inputs size does not match; "
+        "bidirectional GRU",
     ),
     Rule(
         *_OPENVINO,

@@ -89,16 +89,27 @@ class TFLM:
         """How large the arena must be, on this machine: the smallest that it can be loaded in."""
         with _printed() as printed:
             self._interpreter.print_allocations()
-        # What kernels need for a moment while they are prepared is not among it.
         size = int(re.search(r"Arena allocation total (\d+)", printed.text)[1])
-        while True:
-            try:
-                self._in_arena(size)
-                return size
-            except RuntimeError as error:
-                missing = _MISSING.search(str(error))
-                steps = -(-int(missing[1]) // _ALIGNED) if missing else 1
-                size += max(1, steps) * _ALIGNED
+        # What kernels need for a moment while they are prepared is not among it.
+        if self._missing(size) == 0:
+            return size
+        low, step = size, self._missing(size)
+        while self._missing(low + step):
+            low, step = low + step, 2 * step
+        high = low + step
+        while high - low > _ALIGNED:
+            middle = low + (high - low) // (2 * _ALIGNED) * _ALIGNED
+            low, high = (middle, high) if self._missing(middle) else (low, middle)
+        return high
+
+    def _missing(self, size):
+        """How many bytes an arena lacks, by what the interpreter says of it; 0 where it will do."""
+        try:
+            self._in_arena(size)
+        except RuntimeError as error:
+            missing = _MISSING.search(str(error))
+            return max(1, -(-int(missing[1]) // _ALIGNED) if missing else 1) * _ALIGNED
+        return 0
 
     def prepare(self, feeds):
         """Take the inputs of the runs that follow.

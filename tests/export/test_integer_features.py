@@ -56,6 +56,7 @@ def normalization(x):
     return layer
 
 
+@pytest.mark.fast_for("8")
 @pytest.mark.parametrize("ratio", [1, 8])
 def test_features_of_about_one_range_leave_nothing_before_the_first_kernel(ratio, tmp_path):
     x, y = table(ratio)
@@ -75,6 +76,7 @@ def test_features_of_about_one_range_leave_nothing_before_the_first_kernel(ratio
     assert high - low == pytest.approx(max(x[:300].max(), 0) - min(x[:300].min(), 0), rel=0.01)
 
 
+@pytest.mark.slow
 def test_features_of_different_ranges_do_not_fit_one_input(tmp_path):
     x, y = table(3e4)
     model = classifier(x, y, normalization(x))
@@ -129,7 +131,7 @@ def pixels(digits):
     return np.round(x * 255).astype("float32"), y
 
 
-@pytest.mark.fast_for("scaled-valid", "colours-valid")
+@pytest.mark.fast_for("scaled-valid")
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("kind", ["scaled", "shifted", "colours", "augmented"])
 def test_images_come_in_as_pixels(kind, padding, pixels, tmp_path):

@@ -42,6 +42,7 @@ def files(trained, digits, tmp_path_factory):
     return found
 
 
+@pytest.mark.fast_for("int8")
 @pytest.mark.parametrize("io", ["int8", "uint8", "int16"])
 def test_a_c_program_has_what_it_needs(io, files, trained, digits):
     """By LiteRT alone, with the report's scale and zero point."""
@@ -89,6 +90,7 @@ def test_the_report_says_so_as_data_and_printed(files):
     assert "zero point" not in str(files["float32"])
 
 
+@pytest.mark.fast_for("int8")
 @pytest.mark.parametrize("io", ["int8", "uint8", "int16"])
 def test_readers_of_files_cope(io, files, trained, digits):
     path, (x, y) = files[io].path, digits

@@ -213,6 +213,7 @@ def test_zeros_that_are_stored_dense(tmp_path):
     assert any("weights are zero, but they are stored dense" in row.reason for row in report.layers)
 
 
+@pytest.mark.fast_for("3")
 @pytest.mark.parametrize("inputs", [2, 3, 5])
 def test_fewer_inputs_than_a_block_holds(inputs, tmp_path):
     """The converter writes whole blocks also where the matrix ends before."""

@@ -43,6 +43,7 @@ def recorded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_integer_inputs_and_outputs(tmp_path):
     """One unit more or less is rounding, two are not."""
     pytest.importorskip("ai_edge_litert")

@@ -130,3 +130,13 @@ def test_a_file_that_a_target_does_not_read_is_not_fit_for_it(kind, made):
     if not found.ok:
         assert found.layers[0].verdict == "will not run"
         assert "OpenVINO" in found.layers[0].reason
+
+
+@pytest.mark.slow
+def test_loops_over_time(tmp_path):
+    model = keras.Sequential([keras.Input((5, 3)), layers.Bidirectional(layers.GRU(4))])
+    report = kprune.export_onnx(model, tmp_path / "m.onnx")
+    assert "loops over time" in told(report)
+    assert not kprune.check(tmp_path / "m.onnx", "openvino").ok
+    kprune.export_tflite(model, tmp_path / "m.tflite", target="openvino")
+    assert kprune.check(tmp_path / "m.tflite", "openvino").ok

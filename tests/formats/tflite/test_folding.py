@@ -57,6 +57,7 @@ CASES = {
 
 
 @pytest.mark.usefixtures("_exact")
+@pytest.mark.fast_for("dense", "same", "depthwise")
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_the_same_with_fewer_operators(name, tmp_path):
     make, shape, fewer = CASES[name]
@@ -74,6 +75,7 @@ def test_it_computes_the_same_with_fewer_operators(name, tmp_path):
     np.testing.assert_allclose(run(folded, x), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_exact")
 def test_a_kernel_that_others_read_and_values_that_others_read_stay(tmp_path):
     inputs = keras.Input((3,), name="x")

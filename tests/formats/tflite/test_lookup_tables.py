@@ -57,6 +57,7 @@ def test_tables_hold_exactly_the_values_of_the_plain_file(tmp_path, quantize):
     assert len(small) < len(blob) - 0.8 * saved
 
 
+@pytest.mark.slow
 def test_a_weight_of_too_many_values_or_too_few_entries_stays_as_it_is(tmp_path):
     model = keras.Sequential([keras.Input((40,)), layers.Dense(30), layers.Dense(3)])
     blob = plain(model, tmp_path / "m.tflite")
