@@ -33,14 +33,9 @@ class FileTensor:
     zero_point: int | None = None
 
 
-def check_io(quantize, io, target=None):
-    """Raise ValueError where `io` does not go with `quantize`, or with the target named."""
+def check_io(quantize, io):
+    """Raise ValueError where `io` does not go with `quantize`."""
     allowed = IO.get(quantize, (FLOAT,))
-    if target == "litert-wasm" and io in ("int8", "int16"):
-        raise ValueError(
-            "LiteRT.js takes inputs in float32, int32 and uint8 only: use io='uint8' or 'float32' "
-            f"with target='litert-wasm'. Received: io={io!r}"
-        )
     if io in allowed:
         return
     if quantize not in IO:
@@ -51,6 +46,15 @@ def check_io(quantize, io, target=None):
     raise ValueError(
         f"With quantize={quantize!r}, `io` must be one of {allowed}. Received: io={io!r}"
     )
+
+
+def check_runtime(target, io):
+    """Raise ValueError where a `Target` does not take such inputs."""
+    if target.runtime == "LiteRT.js" and io in ("int8", "int16"):
+        raise ValueError(
+            "LiteRT.js takes inputs in float32, int32 and uint8 only: use io='uint8' or 'float32' "
+            f"with target={target.name!r}. Received: io={io!r}"
+        )
 
 
 def file_tensors(blob):

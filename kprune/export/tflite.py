@@ -245,34 +245,30 @@ def export_tflite(
         VerificationError: the file runs, but its outputs are beyond the tolerance.
         ImportError: packages are missing.
     """
+    _check_kinds(quantize, io, sparse, representative_data)
+    if target is not None:
+        _check_target(get_target(target), quantize, io, sparse, batch_size)
+    return export(
+        model,
+        path,
+        TFLite(sparse, target, _compiler(target, sram), c_array),
+        batch_size=batch_size,
+        input_shape=input_shape,
+        representative_data=representative_data,
+        inputs=inputs,
+        tolerance=tolerance,
+        quantize=quantize,
+        io=io,
+    )
+
+
+def _check_kinds(quantize, io, sparse, representative_data):
+    """Raise where no file is stored so, or a package is missing that stores it."""
     if quantize not in QUANTIZE:
         raise ValueError(f"`quantize` must be one of {QUANTIZE}. Received: {quantize!r}")
-    integer_io.check_io(quantize, io, target)
+    integer_io.check_io(quantize, io)
     if sparse != sparse_tflite.AUTO and not isinstance(sparse, bool):
         raise ValueError(f"`sparse` must be 'auto', True or False. Received: {sparse!r}")
-    if target is not None and "tflite" not in get_target(target).formats:
-        raise ValueError(f"The target {target!r} does not run .tflite files: see `export_onnx`.")
-    allowed = None if target is None else get_target(target).quantize
-    if allowed is not None and quantize not in allowed:
-        raise ValueError(
-            f"The target {target!r} runs files with quantize in {allowed} only. Received: "
-            f"quantize={quantize!r}"
-        )
-    if target is not None and get_target(target).fixed_shapes and batch_size is None:
-        raise ValueError(
-            f"The target {target!r} runs files of a fixed batch size only. Received: "
-            "batch_size=None. Give a number."
-        )
-    if quantize == INT4:
-        int4.require()
-    if target is not None and sparse is True and not get_target(target).rules:
-        raise ValueError(
-            f"The target {target!r} reads no sparse weights. Received: sparse=True. Leave it out; "
-            "what helps there is to remove channels (kprune.prune_channels)"
-            + (f"; {get_target(target).otherwise}." if get_target(target).otherwise else ".")
-        )
-    if tflm.is_for(target):
-        require_packages("tflm")
     if quantize in INTEGER_ONLY and representative_data is None:
         raise ValueError(
             f"quantize={quantize!r} needs `representative_data`: some hundred samples of what the "
@@ -288,18 +284,35 @@ def export_tflite(
             "refuses such a file, or computes wrong outputs from it. Use sparse=True with "
             "quantize=None or 'float16'; or leave sparse out, and let gzip compress the zeros."
         )
-    return export(
-        model,
-        path,
-        TFLite(sparse, target, _compiler(target, sram), c_array),
-        batch_size=batch_size,
-        input_shape=input_shape,
-        representative_data=representative_data,
-        inputs=inputs,
-        tolerance=tolerance,
-        quantize=quantize,
-        io=io,
-    )
+    if quantize == INT4:
+        int4.require()
+
+
+def _check_target(target, quantize, io, sparse, batch_size):
+    """Raise where a `Target` does not run such files."""
+    if "tflite" not in target.formats:
+        raise ValueError(
+            f"The target {target.name!r} does not run .tflite files: see `export_onnx`."
+        )
+    if target.quantize is not None and quantize not in target.quantize:
+        raise ValueError(
+            f"The target {target.name!r} runs files with quantize in {target.quantize} only. "
+            f"Received: quantize={quantize!r}"
+        )
+    integer_io.check_runtime(target, io)
+    if target.fixed_shapes and batch_size is None:
+        raise ValueError(
+            f"The target {target.name!r} runs files of a fixed batch size only. Received: "
+            "batch_size=None. Give a number."
+        )
+    if tflm.is_for(target):
+        if sparse is True:
+            raise ValueError(
+                f"The target {target.name!r} reads no sparse weights. Received: sparse=True. Leave "
+                "it out; what helps there is to remove channels (kprune.prune_channels); "
+                f"{target.otherwise}."
+            )
+        require_packages("tflm")
 
 
 def _compiler(target, sram):

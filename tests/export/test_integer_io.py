@@ -15,6 +15,7 @@ from kprune.graphs.walk import graph_of
 from kprune.measure import benchmark, size
 from kprune.runtimes.litert import LiteRT
 from kprune.search.file_model import FileModel
+from kprune.targets.target import get_target
 from tests.helpers.runtimes import SKIP, digits_cnn, needs_tensorflow, prune_by_hand
 
 pytestmark = pytest.mark.skipif(needs_tensorflow, reason=SKIP)
@@ -155,8 +156,8 @@ def test_what_does_not_go_together_is_refused(quantize, io, said, trained, digit
 
 def test_the_browser_takes_uint8_only():
     with pytest.raises(ValueError, match=r"use io='uint8'.*Received: io='int8'"):
-        integer_io.check_io("int8", "int8", "litert-wasm")
-    integer_io.check_io("int8", "uint8", "litert-wasm")
+        integer_io.check_runtime(get_target("litert-wasm"), "int8")
+    integer_io.check_runtime(get_target("litert-wasm"), "uint8")
 
 
 def test_floats_at_the_edge_of_a_file_are_refused(files):
