@@ -24,7 +24,7 @@ ON_TENSORFLOW |= dict.fromkeys(["QuantizationAware", "WeightClustering", "benchm
 ON_TENSORFLOW |= dict.fromkeys(["export_onnx", "export_tflite", "for_target", "size"], _EXPORT)
 ON_TENSORFLOW |= {"LatencyModel": _EXPORT}
 ON_TENSORFLOW |= {"PruningOptimizer": "the loop is TensorFlow's"}
-OPENED = {"CheckReport": "model", "benchmark": "dense pruned", "check": "model", "size": "pruned"}
+OPENED = {"CheckReport": "model", "check": "model", "size": "pruned", "to_c_array": "model"}
 
 
 def docstrings():
@@ -119,6 +119,11 @@ def files_for(name):
         model().save("pruned.keras")
     if name == "prune_scope":
         kprune.prune_low_magnitude(model()).save("wrapped.h5")
+    if name in ("benchmark", "check"):  # And those that Vela makes of them.
+        x = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
+        options = {"quantize": "int8", "representative_data": x, "target": "ethos-u55-128"}
+        for stem in ("dense", "pruned", "int8"):
+            kprune.export_tflite(model(), f"{stem}.tflite", tolerance=2.0, **options)
     for stem in OPENED.get(name, "").split():
         kprune.export_tflite(model(), f"{stem}.tflite")
 
