@@ -25,6 +25,7 @@ ON_TENSORFLOW |= dict.fromkeys(["export_onnx", "export_tflite", "for_target", "s
 ON_TENSORFLOW |= {"LatencyModel": _EXPORT}
 ON_TENSORFLOW |= {"PruningOptimizer": "the loop is TensorFlow's"}
 OPENED = {"CheckReport": "model", "check": "model", "size": "pruned", "to_c_array": "model"}
+OPENED["benchmark"] = "dense pruned"
 
 
 def docstrings():
