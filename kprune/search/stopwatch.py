@@ -15,7 +15,7 @@ _MACHINES = {
     "litert-arm64": ("arm64", "aarch64"),
     "tflm": (),  # what is timed in it elsewhere says nothing of a microcontroller
 }
-_ROUNDS = 40
+_ROUNDS = 30
 
 
 def local_litert():
