@@ -6,6 +6,7 @@ import gzip
 import math
 import time
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -42,6 +43,7 @@ class Verified:
     """A file that has run in its runtime and agrees with Keras, before it is kept.
 
     Attributes:
+        path: where it will be.
         blob: its bytes.
         request: the `Request` that it was made by.
         arrays: what it ran on: one array for each input, samples along the first axis.
@@ -49,6 +51,7 @@ class Verified:
         model: the Keras model that it was converted from.
     """
 
+    path: Path
     blob: bytes
     request: Request
     arrays: list
@@ -80,6 +83,7 @@ class Format:
 
     suffix: str  # of the file, and the `format` of a `Request`
     runtime: type  # what runs the file: a class of kprune.runtimes
+    target = None  # the only one that the file is for, by its name
     for_size = False  # whether zeros are stored so as to be small, as was asked
 
     def make(self, model, request):
@@ -162,9 +166,9 @@ def export(
         differences = verification.compare_all(reference, outputs)
         reason = calibration and too_different(signature, calibration, request.quantize, request.io)
         verification.check(differences, request.quantize, tolerance, reason)
-        done = format.finish(Verified(blob, request, arrays, outputs, made.model), show)
+        done = format.finish(Verified(path, blob, request, arrays, outputs, made.model), show)
         notes += done.notes
-        if getattr(format, "target", None) is None:  # else it is known where the file goes
+        if format.target is None:  # else it is known where the file goes
             notes += readers.notes(blob)
         for place, where, data in zip(
             [temporary, *others], [path, *beside], [done.blob, *done.beside]

@@ -57,24 +57,23 @@ class TFLite(Format):
     def beside(self, path):
         """Return the paths of what a compiler makes for the target, and of the array in C."""
         compiled = ethos_u.beside(path) if self.compiler else []
-        arrays = c_arrays.beside(compiled[0] if compiled else path) if self.c_array else []
-        self._array = arrays and arrays[0].with_suffix(".tflite").name
-        return compiled + arrays
+        of_device = compiled[0] if compiled else path
+        return compiled + (c_arrays.beside(of_device) if self.c_array else [])
 
     def finish(self, verified, show):
         """Compile the file, or run it in the target's own runtime; make the array in C."""
         tensors = integer_io.file_tensors(verified.blob)
         integer_io.check_made(tensors, verified.request.io)
-        done, of_device = Finished(verified.blob), verified.blob
         if self.compiler:
             done = self.compiler.finish(verified, show)
-            of_device = done.beside[0]
-        elif tflm.is_for(self.target):
-            done = tflm.finish(verified, show)
-            of_device = done.blob
+            name, of_device = ethos_u.beside(verified.path)[0].name, done.beside[0]
+        else:
+            run = tflm.is_for(self.target)
+            done = tflm.finish(verified, show) if run else Finished(verified.blob)
+            name, of_device = verified.path.name, done.blob
         done.facts["io"] = tensors
         if self.c_array:
-            done.beside += c_arrays.sources(of_device, self._array)
+            done.beside += c_arrays.sources(of_device, name)
         return done
 
     def constants(self, blob):

@@ -211,8 +211,8 @@ def _check_file(path, target):
 def _unread(path, target):
     """What is in a file that the target's runtime does not read, though others run it."""
     return [
-        LayerVerdict(path, "file", 0.0, FAILS, f"{name} does not read {each}", "export with "
-                     f"target={target.name!r}, or sparse=False")
+        LayerVerdict(path, "file", 0.0, FAILS, f"{name} does not read {each}", "export it with "
+                     f"export_tflite(target={target.name!r}), or with sparse=False")
         for name, what in readers.unread(Path(path).read_bytes(), target.runtime).items()
         for each in what
     ]  # fmt: skip

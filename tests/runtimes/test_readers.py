@@ -110,17 +110,19 @@ def test_what_is_said_of_openvino_is_so(kind, made):
 
 
 def test_without_the_runtime_the_rule_says_it(made, monkeypatch):
+    _, blob = made("blocks")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (openvino, *_) = readers.unread(made("blocks")[1])
+    (openvino, *_) = readers.unread(blob)
     assert openvino == "OpenVINO 2026.4.1"
 
 
 @pytest.mark.skipif(not has_openvino, reason="needs OpenVINO")
 def test_a_rule_that_no_longer_holds_says_nothing(made, monkeypatch):
     rule = readers.Rule("OpenVINO", "2020.1", "anything", lambda blob: True, "for a test")
+    _, blob = made("blocks")
     monkeypatch.setattr(readers, "RULES", (rule,))
     assert readers.notes(tflite_empty()) == []
-    ((name, what),) = readers.unread(made("blocks")[1]).items()
+    ((name, what),) = readers.unread(blob).items()
     assert (name.partition(" ")[0], what) == ("OpenVINO", ["anything"])
     assert "2020.1" not in name
 
